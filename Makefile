@@ -1,0 +1,51 @@
+# Every task of this project; `make help` lists them. CI calls the same targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+PY := $(VENV)/bin/python
+# What the machine's python3 cannot do, scripts/setup.sh says in one sentence.
+export PYTHON ?= python3
+
+.PHONY: help
+help: ## list the tasks
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: ## make .venv and install from the lock file (only when it has changed)
+	@scripts/setup.sh requirements.lock
+
+.PHONY: setup-dev
+setup-dev: ## the same with the tools for tests and checks
+	@scripts/setup.sh requirements-dev.lock
+
+.PHONY: run
+run: setup ## start everything on this machine (MODEL=… PORT=… HOST=…)
+	@exec $(PY) app.py
+
+.PHONY: check
+check: setup-dev ## formatting, lint, types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	bash -n scripts/*.sh .ci/run
+
+.PHONY: test-fast
+test-fast: setup-dev ## unit and contract tests, under a minute, no network
+	$(PY) -m pytest -q -m "unit or contract"
+
+.PHONY: test
+test: setup-dev ## everything that this machine can run
+	scripts/test.sh
+
+.PHONY: bench
+bench: setup-dev ## speed and memory, side by side in one run
+	$(PY) -m bench
+
+.PHONY: lock
+lock: setup-dev ## write the lock files anew from pyproject.toml
+	scripts/lock.sh
+
+.PHONY: clean
+clean: ## remove .venv and caches; data/ and models/ stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Writes requirements.lock, requirements-dev.lock (both with hashes) and requirements.txt (what a Space installs) anew.
+# usage: scripts/lock.sh [--upgrade]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+uv=.venv/bin/uv
+compile() { "$uv" pip compile --quiet --universal --python-version 3.11 --no-header "$@"; }
+compile --group app --generate-hashes -o requirements.lock "$@"
+compile --group dev --generate-hashes -c requirements.lock -o requirements-dev.lock "$@"
+{
+  echo "# What a Space installs. Made from requirements.lock by scripts/lock.sh; without hashes, because Spaces add packages of their own."
+  compile --group app -c requirements.lock --no-annotate -o -
+} >requirements.txt.new
+mv requirements.txt.new requirements.txt
