@@ -1,0 +1,298 @@
+"""A scripted stand-in for the gateway, on a real socket: conversations in memory, answers by scenario.
+
+It keeps the contract that `webui` relies on and records what it was asked and when a caller left, so tests can script
+what a real model would not do at the right moment. `gateway.state` is shared with the test: set `scenario`, read
+`requests` and `left_at`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+Json = dict[str, Any]
+KEY = "sk-test"
+READY: Json = {
+    "object": "status",
+    "ready": True,
+    "stage": "ready",
+    "model": "smollm2-135m-instruct",
+    "title": "SmolLM2 135M Instruct",
+    "done": 0,
+    "total": 0,
+    "unit": "",
+    "message": "",
+    "since": 0,
+    "context_tokens": 4096,
+    "note": {
+        "en": "A tiny English-only demo model. For InternLM2: make run MODEL=internlm2-chat-7b",
+        "zh": "这是一个只会英文的小型演示模型。使用 InternLM2：make run MODEL=internlm2-chat-7b",
+    },
+}
+
+
+@dataclass
+class Scenario:
+    """How the next answers go."""
+
+    words: list[str] = field(default_factory=lambda: ["Hello", ", ", "this ", "is ", "an ", "answer."])
+    delay_s: float = 0.0
+    first_delay_s: float = 0.0
+    error: tuple[int, str, str, dict[str, str]] | None = None  # status, code, message, headers
+    fails_after: int | None = None  # words before response.failed
+    cut_after: int | None = None  # words before the connection just ends
+    incomplete: bool = False
+    truncated_items: int = 0
+
+
+@dataclass
+class GatewayState:
+    """What a test sets and reads."""
+
+    scenario: Scenario = field(default_factory=Scenario)
+    status: Json = field(default_factory=lambda: dict(READY))
+    conversations: dict[str, Json] = field(default_factory=dict)
+    requests: list[Json] = field(default_factory=list)
+    left_at: list[float] = field(default_factory=list)
+    broken: bool = False  # every call gets 503 history_unavailable
+    counter: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def new_id(self, prefix: str) -> str:
+        """The next id."""
+        return f"{prefix}_{next(self.counter):04d}"
+
+
+def error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    """An error body as the gateway writes it."""
+    body = {"error": {"message": message, "type": "error", "param": None, "code": code, "request_id": "req_1"}}
+    return JSONResponse(body, status, headers=headers)
+
+
+def create_app(state: GatewayState) -> Starlette:
+    """The stand-in as an ASGI app."""
+
+    def guard(request: Request) -> Response | None:
+        state.requests.append({"method": request.method, "path": request.url.path, "user": _user(request)})
+        if request.headers.get("authorization") != f"Bearer {KEY}":
+            return error(401, "invalid_api_key", "wrong key")
+        if state.broken:
+            return error(503, "history_unavailable", "the database is away", {"retry-after": "5"})
+        return None
+
+    def own(request: Request) -> Json | None:
+        conversation = state.conversations.get(request.path_params.get("id", ""))
+        return conversation if conversation and conversation["user"] == _user(request) else None
+
+    async def status(request: Request) -> Response:
+        return guard(request) or JSONResponse(state.status)
+
+    async def conversations(request: Request) -> Response:
+        if (refused := guard(request)) is not None:
+            return refused
+        if request.method == "POST":
+            body = await request.json()
+            return JSONResponse(_public(_create(state, _user(request), body.get("metadata") or {}, [])))
+        mine = [c for c in state.conversations.values() if c["user"] == _user(request)]
+        mine.sort(key=lambda c: c["touched"], reverse=True)
+        return JSONResponse(_page([_public(c) for c in mine], request))
+
+    async def conversation(request: Request) -> Response:
+        if (refused := guard(request)) is not None:
+            return refused
+        if (found := own(request)) is None:
+            return error(404, "not_found", "no such conversation")
+        if request.method == "DELETE":
+            del state.conversations[found["id"]]
+            return JSONResponse({"id": found["id"], "object": "conversation.deleted", "deleted": True})
+        return JSONResponse(_public(found))
+
+    async def items(request: Request) -> Response:
+        if (refused := guard(request)) is not None:
+            return refused
+        if (found := own(request)) is None:
+            return error(404, "not_found", "no such conversation")
+        listed = found["items"][::-1] if request.query_params.get("order") == "desc" else found["items"]
+        return JSONResponse(_page(listed, request))
+
+    async def fork(request: Request) -> Response:
+        if (refused := guard(request)) is not None:
+            return refused
+        if (found := own(request)) is None:
+            return error(404, "not_found", "no such conversation")
+        after = (await request.json())["after"]
+        ids = [item["id"] for item in found["items"]]
+        kept = found["items"][: ids.index(after) + 1] if after else []
+        copies = [{**item, "id": state.new_id("msg")} for item in kept]
+        return JSONResponse(_public(_create(state, _user(request), dict(found["metadata"]), copies)))
+
+    async def responses(request: Request) -> Response:
+        if (refused := guard(request)) is not None:
+            return refused
+        body = await request.json()
+        state.requests[-1]["body"] = body
+        scenario = state.scenario
+        if scenario.error is not None:
+            return error(*scenario.error)
+        found = state.conversations.get(body["conversation"])
+        if found is None or found["user"] != _user(request):
+            return error(404, "not_found", "no such conversation")
+        if found["busy"]:
+            return error(409, "conversation_busy", "an answer is still being written")
+        return StreamingResponse(_answer(state, scenario, found, body["input"]), media_type="text/event-stream")
+
+    return Starlette(
+        routes=[
+            Route("/v1/status", status),
+            Route("/v1/conversations", conversations, methods=["GET", "POST"]),
+            Route("/v1/conversations/{id}", conversation, methods=["GET", "DELETE"]),
+            Route("/v1/conversations/{id}/items", items),
+            Route("/v1/conversations/{id}/fork", fork, methods=["POST"]),
+            Route("/v1/responses", responses, methods=["POST"]),
+        ]
+    )
+
+
+async def _answer(state: GatewayState, scenario: Scenario, conversation: Json, text: str) -> AsyncIterator[bytes]:
+    conversation["touched"] = time.monotonic()
+    conversation["busy"] = True
+    conversation["items"].append(_item(state, "user", text, "completed"))
+    answer = _item(state, "assistant", "", "in_progress")
+    conversation["items"].append(answer)
+    encode = _Encoder(state.new_id("resp"))
+    try:
+        yield b": keep-alive\n\n" + encode("response.created", status="in_progress")
+        await asyncio.sleep(scenario.first_delay_s)
+        for index, word in enumerate(scenario.words):
+            if index == scenario.fails_after:
+                answer["status"] = "incomplete"
+                yield encode("response.failed", status="failed", error={"code": "upstream_failed", "message": "boom"})
+                return
+            if index == scenario.cut_after:
+                answer["status"] = "incomplete"
+                return
+            answer["content"][0]["text"] += word
+            yield encode.delta(word)
+            await asyncio.sleep(scenario.delay_s)
+        answer["status"] = "incomplete" if scenario.incomplete else "completed"
+        details = {"reason": "max_output_tokens"} if scenario.incomplete else None
+        yield encode(
+            f"response.{answer['status']}",
+            status=answer["status"],
+            incomplete_details=details,
+            truncated_items=scenario.truncated_items,
+        )
+    except (asyncio.CancelledError, GeneratorExit):
+        answer["status"] = "incomplete"
+        state.left_at.append(time.monotonic())
+        raise
+    finally:
+        conversation["busy"] = False
+
+
+class _Encoder:
+    def __init__(self, response_id: str) -> None:
+        self._id = response_id
+        self._sequence = itertools.count()
+
+    def __call__(self, name: str, **response: Any) -> bytes:
+        return self._encode({"type": name, "response": {"id": self._id, **response}})
+
+    def delta(self, text: str) -> bytes:
+        return self._encode({"type": "response.output_text.delta", "delta": text})
+
+    def _encode(self, body: Json) -> bytes:
+        body["sequence_number"] = next(self._sequence)
+        return f"event: {body['type']}\ndata: {json.dumps(body, ensure_ascii=False)}\n\n".encode()
+
+
+def _create(state: GatewayState, user: str, metadata: Json, items: list[Json]) -> Json:
+    conversation = {
+        "id": state.new_id("conv"),
+        "object": "conversation",
+        "created_at": int(time.time()),
+        "updated_at": int(time.time()),
+        "metadata": metadata,
+        "user": user,
+        "items": items,
+        "busy": False,
+        "touched": time.monotonic(),
+    }
+    state.conversations[conversation["id"]] = conversation
+    return conversation
+
+
+def _item(state: GatewayState, role: str, text: str, status: str) -> Json:
+    kind = "input_text" if role == "user" else "output_text"
+    return {
+        "id": state.new_id("msg"),
+        "type": "message",
+        "role": role,
+        "status": status,
+        "content": [{"type": kind, "text": text}],
+    }
+
+
+def _user(request: Request) -> str:
+    return request.headers.get("x-end-user", "")
+
+
+def _public(conversation: Json) -> Json:
+    return {name: conversation[name] for name in ("id", "object", "created_at", "updated_at", "metadata")}
+
+
+def _page(entries: list[Json], request: Request) -> Json:
+    after, limit = request.query_params.get("after"), int(request.query_params.get("limit", "20"))
+    start = [entry["id"] for entry in entries].index(after) + 1 if after else 0
+    data = entries[start : start + limit]
+    return {"object": "list", "data": data, "has_more": len(entries) > start + limit}
+
+
+@dataclass(frozen=True)
+class FakeGateway:
+    """A running stand-in."""
+
+    url: str
+    state: GatewayState
+
+
+@contextmanager
+def serve(app: Any, *, lifespan: str = "off") -> Iterator[str]:
+    """Runs an ASGI app on a free loopback port, in a thread, for as long as the context is open."""
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_level="warning", lifespan=lifespan, timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not server.started:
+        if not thread.is_alive() or time.monotonic() > deadline:
+            raise RuntimeError("the test server did not start")
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+@contextmanager
+def fake_gateway() -> Iterator[FakeGateway]:
+    """A stand-in with nothing in it."""
+    state = GatewayState()
+    with serve(create_app(state)) as url:
+        yield FakeGateway(url, state)

@@ -1,0 +1,90 @@
+"""What the web UI lets in and what it sends along: a list of the paths that its page uses, and security headers.
+
+Gradio opens more than the page needs (uploads, a file reader, a proxy, an API with its description, run history,
+component calls …). The page works with the paths below and nothing else is reachable.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_PAGE_PATHS = re.compile(
+    r"""
+    /                                                  # the page
+  | /(theme\.css|favicon\.ico|robots\.txt|manifest\.json)
+  | /(assets|static)/[^\\]+                            # its own scripts, styles, fonts
+  | /gradio_api/(startup-events|cancel|reset)
+  | /gradio_api/heartbeat/[A-Za-z0-9]+
+  | /gradio_api/queue/(join|data)                      # answers, streamed
+  | /gradio_api/run/predict                            # everything short
+    """,
+    re.VERBOSE,
+)
+_LARGEST_BODY_BYTES = 8 * 1024 * 1024  # a message of 1 MB, escaped, is to get a sentence and not a broken page
+
+
+def security_headers(frame_ancestors: Iterable[str] = ()) -> list[tuple[bytes, bytes]]:
+    """Sent with every response. Model output can neither run a script nor load anything from another host."""
+    policy = {
+        "default-src": "'self'",
+        "img-src": "'self' data: blob:",
+        "connect-src": "'self'",
+        "script-src": "'self' 'unsafe-inline'",
+        "style-src": "'self' 'unsafe-inline'",
+        "font-src": "'self' data:",
+        "object-src": "'none'",
+        "base-uri": "'self'",
+        "form-action": "'self'",
+        "frame-ancestors": " ".join(["'self'", *frame_ancestors]),
+    }
+    return [
+        (b"content-security-policy", "; ".join(f"{name} {value}" for name, value in policy.items()).encode()),
+        (b"x-content-type-options", b"nosniff"),
+        (b"referrer-policy", b"no-referrer"),
+    ]
+
+
+class DoorMiddleware:
+    """404 for paths that the page does not use, 413 for bodies that no message needs, headers for the rest."""
+
+    def __init__(self, app: ASGIApp, frame_ancestors: Iterable[str] = ()) -> None:
+        self._app = app
+        self._headers = security_headers(frame_ancestors)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return  # no WebSockets here
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), *self._headers]}
+            await send(message)
+
+        await self._answer(scope)(scope, receive, send_with_headers)
+
+    def _answer(self, scope: Scope) -> ASGIApp:
+        if not _PAGE_PATHS.fullmatch(scope["path"]) or ".." in scope["path"]:
+            return _refusal(404, "not_found", "There is nothing at this address.")
+        if _announced_bytes(scope) > _LARGEST_BODY_BYTES:
+            return _refusal(413, "request_too_large", f"The limit is {_LARGEST_BODY_BYTES} bytes.")
+        return self._app
+
+
+def _announced_bytes(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name.lower() == b"content-length" and value.isdigit():
+            return int(value)
+        if name.lower() == b"transfer-encoding":
+            return _LARGEST_BODY_BYTES + 1  # browsers announce the length; who does not is no page of ours
+    return 0
+
+
+def _refusal(status: int, code: str, message: str) -> JSONResponse:
+    return JSONResponse({"error": {"message": message, "type": "invalid_request_error", "code": code}}, status)
