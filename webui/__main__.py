@@ -1,0 +1,49 @@
+"""`python -m webui`: the web UI alone, for a gateway somewhere else."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import uvicorn
+
+from webui.errors import SettingsError
+from webui.main import create_app
+from webui.settings import Settings
+
+EXAMPLE = """example:
+  WEBUI_GATEWAY_URL=http://127.0.0.1:8000 WEBUI_API_KEY_FILE=data/webui.key python -m webui --port 7860"""
+
+
+def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+    """Flags; each default comes from the environment."""
+    port = environ.get("PORT") or environ.get("GRADIO_SERVER_PORT") or "7860"
+    parsed = argparse.ArgumentParser(
+        prog="python -m webui",
+        description="The web UI of internlm-stack. It talks to the gateway at WEBUI_GATEWAY_URL.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parsed.add_argument("--host", default=environ.get("HOST") or "127.0.0.1", help="HOST; default %(default)s")
+    parsed.add_argument("--port", type=int, default=port, help="PORT or GRADIO_SERVER_PORT; default %(default)s")
+    return parsed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serves until it is told to stop."""
+    options = parser(os.environ).parse_args(argv)
+    try:
+        app = create_app(Settings.from_env(os.environ, Path.cwd()))
+    except SettingsError as error:
+        print(f"webui: {error}", file=sys.stderr)
+        return 2
+    print(f"Web UI on http://{options.host}:{options.port}", flush=True)
+    uvicorn.run(app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=5)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""What the page's buttons do: one method each, from Gradio's values to `Chat` and back to updates of components.
+
+Who asks comes from the request that `identity.py` has signed; which language from the browser. Nothing is kept here but
+the stop signals of turns that are running now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import gradio as gr
+
+from webui import render
+from webui.chat import Chat
+from webui.client import GatewayClient, Options
+from webui.errors import GatewayError
+from webui.identity import PERSON_HEADER
+from webui.layout import Parts, labels
+from webui.texts import language_of, say
+from webui.view import View
+from webui.wire import Status
+
+LISTED = 100
+POLL_WAITING_S, POLL_READY_S = 1.0, 15.0
+
+Updates = dict[Any, Any]
+
+
+class Actions:
+    """Handlers for one page layout; shared by all people."""
+
+    def __init__(self, parts: Parts, chat: Chat, client: GatewayClient) -> None:
+        self._parts = parts
+        self._chat = chat
+        self._client = client
+        self._running: dict[str, asyncio.Event] = {}
+
+    async def load(self, current: str, request: gr.Request) -> Updates:
+        """A page that was just opened: its language, the list, the conversation that was open last."""
+        language, person = _asking(request)
+        view = await self._chat.open(person, current or "")
+        updates = self._merged(labels(self._parts, language), self._whole(view, language))
+        updates |= await self._list(person, view.conversation_id, language)
+        return updates | await self.poll(request)
+
+    async def poll(self, request: gr.Request) -> Updates:
+        """The status line; asked for often while the model is not ready, rarely after."""
+        language, person = _asking(request)
+        try:
+            status = await self._client.status(person)
+            line = render.status_html(status, language)
+        except GatewayError:
+            status = Status(stage="connecting")
+            line = render.status_html(status, language)
+        interval = POLL_READY_S if status.ready else POLL_WAITING_S
+        return {self._parts.status: gr.update(value=line), self._parts.timer: gr.update(value=interval)}
+
+    async def new_chat(self, request: gr.Request) -> Updates:
+        """An empty chat; a conversation begins with its first message."""
+        language, person = _asking(request)
+        updates = self._whole(View(), language) | await self._list(person, "", language)
+        return updates | {self._parts.sidebar: gr.update(open=False)}
+
+    async def open(self, chosen: str, request: gr.Request) -> Updates:
+        """A conversation from the list."""
+        language, person = _asking(request)
+        view = await self._chat.open(person, chosen or "")
+        updates = self._whole(view, language) | await self._list(person, view.conversation_id, language)
+        return updates | {self._parts.sidebar: gr.update(open=False)}
+
+    async def ask_delete(self) -> Updates:
+        """Deleting is asked about first."""
+        return {self._parts.delete: gr.update(visible=False), self._parts.confirm: gr.update(visible=True)}
+
+    async def keep(self) -> Updates:
+        """Not deleted after all."""
+        return {self._parts.delete: gr.update(visible=True), self._parts.confirm: gr.update(visible=False)}
+
+    async def delete(self, current: str, request: gr.Request) -> Updates:
+        """Deletes the open conversation and shows an empty chat."""
+        language, person = _asking(request)
+        try:
+            await self._chat.delete(person, current)
+        except GatewayError as error:
+            return await self.keep() | {self._parts.notice: render.notice_html(None, error, language)}
+        return await self.new_chat(request)
+
+    async def stop(self, request: gr.Request) -> Updates:
+        """Stops this page's turn; the turn itself then shows how it ended."""
+        running = self._running.get(_page_of(request))
+        if running is None:
+            return self._buttons(View())
+        running.set()
+        return {}
+
+    async def send(
+        self,
+        current: str,
+        typed: str,
+        temperature: float,
+        top_p: float,
+        total_tokens: float,
+        instructions: str,
+        request: gr.Request,
+    ) -> AsyncGenerator[Updates, None]:
+        """Sends what was typed and shows the answer as it comes."""
+        language, person = _asking(request)
+        options = Options(temperature, top_p, int(total_tokens), instructions)
+        stop = self._begin(request)
+        try:
+            turn = self._chat.send(person, current or "", typed or "", options, stop)
+            async with aclosing(self._shown(turn, person, current or "", language)) as updates:
+                async for update in updates:
+                    yield update
+        finally:
+            self._end(request, stop)
+
+    async def retry(
+        self,
+        current: str,
+        temperature: float,
+        top_p: float,
+        total_tokens: float,
+        instructions: str,
+        request: gr.Request,
+    ) -> AsyncGenerator[Updates, None]:
+        """Asks for another answer to the last message."""
+        language, person = _asking(request)
+        options = Options(temperature, top_p, int(total_tokens), instructions)
+        stop = self._begin(request)
+        try:
+            turn = self._chat.retry(person, current or "", options, stop)
+            async with aclosing(self._shown(turn, person, current or "", language, keeps_typed=True)) as updates:
+                async for update in updates:
+                    yield update
+        finally:
+            self._end(request, stop)
+
+    async def _shown(
+        self,
+        turn: AsyncGenerator[View, None],
+        person: str,
+        listed: str,
+        language: str,
+        *,
+        keeps_typed: bool = False,
+    ) -> AsyncGenerator[Updates, None]:
+        """Updates for a turn's views: everything at its start and end, only the chat in between."""
+        is_first = True
+        async with aclosing(turn) as views:
+            async for view in views:
+                if view.running and not is_first:
+                    yield {self._parts.chatbot: render.messages(view.messages, language)}
+                    continue
+                updates = self._whole(view, language)
+                if view.refused_text:
+                    updates[self._parts.message] = gr.update(value=view.refused_text)
+                elif is_first and not keeps_typed:
+                    updates[self._parts.message] = gr.update(value="")
+                if not view.running or view.conversation_id != listed:
+                    updates |= await self._list(person, view.conversation_id, language)
+                is_first = False
+                yield updates
+
+    def _whole(self, view: View, language: str) -> Updates:
+        """Everything that a view decides."""
+        return self._buttons(view) | {
+            self._parts.chatbot: gr.update(value=render.messages(view.messages, language)),
+            self._parts.notice: gr.update(value=render.notice_html(view.notice, view.error, language)),
+            self._parts.current: view.conversation_id,
+        }
+
+    def _buttons(self, view: View) -> Updates:
+        has_question = any(message.role == "user" for message in view.messages)
+        is_open = bool(view.conversation_id) and not view.running
+        return {
+            self._parts.send: gr.update(visible=not view.running),
+            self._parts.stop: gr.update(visible=view.running),
+            self._parts.retry: gr.update(visible=is_open and has_question and not view.refused_text),
+            self._parts.delete: gr.update(visible=is_open),
+            self._parts.confirm: gr.update(visible=False),
+        }
+
+    async def _list(self, person: str, selected: str, language: str) -> Updates:
+        try:
+            page = await self._client.conversations(person, limit=LISTED)
+        except GatewayError:
+            return {}  # what is listed stays; the reason stands beside the chat or in the status line
+        listed = render.choices(page.conversations, language)
+        value = selected if any(selected == c.id for c in page.conversations) else None
+        info = None if listed else say(language, "no_conversations")
+        return {self._parts.conversations: gr.update(choices=listed, value=value, info=info)}
+
+    def _merged(self, first: Updates, second: Updates) -> Updates:
+        merged = dict(first)
+        for part, update in second.items():
+            merged[part] = {**merged[part], **update} if part in merged else update
+        return merged
+
+    def _begin(self, request: gr.Request) -> asyncio.Event:
+        stop = self._running[_page_of(request)] = asyncio.Event()
+        return stop
+
+    def _end(self, request: gr.Request, stop: asyncio.Event) -> None:
+        if self._running.get(_page_of(request)) is stop:
+            del self._running[_page_of(request)]
+
+
+def _asking(request: gr.Request) -> tuple[str, str]:
+    return language_of(request.headers.get("accept-language", "")), request.headers[PERSON_HEADER]
+
+
+def _page_of(request: gr.Request) -> str:
+    return f"{request.headers[PERSON_HEADER]}/{request.session_hash}"

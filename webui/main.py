@@ -1,0 +1,77 @@
+"""create_app(settings): the only place where the web UI's parts are put together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Mount
+
+from webui.chat import Chat
+from webui.client import GatewayClient
+from webui.door import DoorMiddleware
+from webui.identity import IdentityMiddleware
+from webui.settings import Settings
+
+
+def create_app(settings: Settings) -> Starlette:
+    """The web UI as an ASGI app: Gradio's page behind the door and the identity.
+
+    It has its own lifespan. Served alone (`python -m webui`) that runs by itself; Starlette does not run the lifespan
+    of a mounted app, so whoever mounts this one at `/` enters it in the lifespan of the outer app:
+
+        async with web.router.lifespan_context(web): ...
+    """
+    _keep_gradio_quiet()
+    import gradio as gr
+    from fastapi import FastAPI
+
+    from webui.page import build_page, styles, theme
+
+    client = GatewayClient(settings)
+    chat = Chat(client)
+    inner = gr.mount_gradio_app(
+        FastAPI(openapi_url=None),
+        build_page(settings.title, chat, client),
+        path="/",
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        ssr_mode=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        pwa=False,
+        theme=theme(),
+        css=styles(),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with client, inner.router.lifespan_context(inner):
+            yield
+            await chat.close()
+
+    return Starlette(
+        routes=[Mount("/", inner)],
+        middleware=[
+            Middleware(DoorMiddleware, frame_ancestors=settings.frame_ancestors),
+            Middleware(IdentityMiddleware, secret=settings.load_secret()),
+        ],
+        lifespan=lifespan,
+    )
+
+
+def _keep_gradio_quiet() -> None:
+    """No calls home, no statistics. Gradio and huggingface_hub read these when they are imported and used.
+
+    HF_HUB_OFFLINE is left alone: on one host the same process may be fetching the model.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(
+        10**9
+    )  # else it makes a pandas table of all past events each time
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -1,0 +1,103 @@
+"""Values to what people read: messages, errors, the state of the server. Pure; HTML made here is escaped here."""
+
+from __future__ import annotations
+
+import html
+import math
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from webui.errors import GatewayError
+from webui.texts import TEXTS, say
+from webui.view import Notice, Shown
+from webui.wire import Conversation, Status
+
+_NO_WAIT_GIVEN_S = 5
+
+
+def messages(shown: Iterable[Shown], language: str) -> list[dict[str, Any]]:
+    """Messages in the form of Gradio's Chatbot; a mark is a part of its own, so copying a text leaves it out."""
+    return [{"role": m.role, "content": [_text(m.text), *_mark(m.mark, language)]} for m in shown]
+
+
+def choices(conversations: Iterable[Conversation], language: str) -> list[tuple[str, str]]:
+    """Titles and ids for the list."""
+    return [(c.title or say(language, "untitled"), c.id) for c in conversations]
+
+
+def error_sentence(error: GatewayError, language: str) -> str:
+    """An error as a sentence; waits are whole seconds, rounded up."""
+    wait = math.ceil(error.retry_after_s if error.retry_after_s is not None else _NO_WAIT_GIVEN_S)
+    key = error.code if error.code in TEXTS[language] else "other_error"
+    return say(language, key, wait=max(1, wait), code=error.code, message=error.message)
+
+
+def notice_html(notice: Notice | None, error: GatewayError | None, language: str) -> str:
+    """What stands beside the chat: an error, a remark, or nothing."""
+    lines = []
+    if error is not None:
+        lines.append(f'<div class="notice notice-error" role="alert">{_escape(error_sentence(error, language))}</div>')
+    if notice is not None:
+        sentence = say(language, notice.key, **notice.values)
+        lines.append(f'<div class="notice" role="status">{_escape(sentence)}</div>')
+    return "".join(lines)
+
+
+def status_html(status: Status, language: str, *, now: float | None = None) -> str:
+    """The status line: a dot, a sentence, a bar where the end is known, and the model's note."""
+    kind = {"ready": "ready", "failed": "failed"}.get(status.stage, "busy")
+    sentence = _escape(status_sentence(status, language, now=time.time() if now is None else now))
+    bar = f'<progress max="{status.total}" value="{status.done}"></progress>' if _has_progress(status) else ""
+    note = status.note.get(language) or status.note.get("en", "")
+    note_line = f'<div class="status-note">{_escape(note)}</div>' if note else ""
+    return (
+        f'<div class="status status-{kind}" role="status" data-stage="{_escape(status.stage)}">'
+        f'<span class="status-dot"></span><span class="status-text">{sentence}</span>{bar}</div>{note_line}'
+    )
+
+
+def status_sentence(status: Status, language: str, *, now: float) -> str:
+    """What the server is doing, how far it is or how long it has been at it."""
+    key = f"stage_{status.stage}" if f"stage_{status.stage}" in TEXTS[language] else "stage_unknown"
+    sentence = say(language, key, model=status.title or status.model or say(language, "the_model"))
+    if _has_progress(status):
+        return f"{sentence}: {_amount(status)}"
+    if status.stage == "failed" and status.message:
+        return f"{sentence}: {status.message}"
+    if status.stage in {"load", "warmup", "start", "restarting"} and 2 <= now - status.since < 86_400:
+        return f"{sentence} · {int(now - status.since)} s"
+    return sentence
+
+
+def _has_progress(status: Status) -> bool:
+    return not status.ready and status.stage != "failed" and status.total > 0
+
+
+def _amount(status: Status) -> str:
+    percent = f"{min(100, 100 * status.done // status.total)} %"
+    if status.unit != "bytes":
+        return percent
+    return f"{_size(status.done)} / {_size(status.total)} ({percent})"
+
+
+def _size(size_bytes: int) -> str:
+    for unit, factor in (("GB", 10**9), ("MB", 10**6)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.1f} {unit}"
+    return f"{size_bytes / 1000:.0f} kB"
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _mark(mark: str, language: str) -> list[dict[str, Any]]:
+    if not mark:
+        return []
+    value = f'<span class="mark" data-mark="{_escape(mark)}">{_escape(say(language, mark))}</span>'
+    return [{"type": "component", "component": "markdown", "value": value, "constructor_args": {}, "props": {}}]
+
+
+def _escape(text: str) -> str:
+    return html.escape(" ".join(text.split()), quote=True)  # on one line, so that it stays one block of HTML
