@@ -1,0 +1,133 @@
+"""The command line: `python -m inference list | prepare | serve`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import inference
+from inference import InferenceError, LaunchPlan, Model, Progress, Report, Settings
+from inference.errors import Cancelled
+from inference.prepare import megabytes
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = """examples:
+  python -m inference list
+  python -m inference prepare --model smollm2-135m-instruct
+  python -m inference serve --model /path/to/internlm2-chat-1_8b.gguf
+
+The settings come from the environment: MODEL, MODELS_DIR, DATA_DIR, INFERENCE_CONTEXT, INFERENCE_SLOTS,
+INFERENCE_THREADS, INFERENCE_START_TIMEOUT_S, INFERENCE_STOP_TIMEOUT_S.
+
+exit codes: 0 done, 2 settings, 3 unknown model, 4 cannot fetch, 5 wrong file, 6 disk full, 7 does not fit,
+8 start failed, 9 not ready in time, 10 engine keeps ending, 130 stopped"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    try:
+        settings = Settings.from_env(os.environ, ROOT)
+        if getattr(arguments, "model", None):
+            settings = replace(settings, model=arguments.model)
+        if getattr(arguments, "engine", None):
+            settings = replace(settings, engine=arguments.engine)
+        run: Callable[[Settings], int] = arguments.run
+        return run(settings)
+    except InferenceError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return Cancelled.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m inference",
+        description="Models: which there are, get one ready, run one.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_parser("list", help="the models of the catalogue").set_defaults(run=_list)
+    prepare = commands.add_parser("prepare", help="fetch and check a model, so that it can be run")
+    prepare.set_defaults(run=_prepare)
+    serve = commands.add_parser("serve", help="prepare a model and run its engine until Ctrl-C")
+    serve.set_defaults(run=_serve)
+    serve.add_argument("--engine", help="auto or llamacpp (default: INFERENCE_ENGINE, else auto)")
+    for command in (prepare, serve):
+        command.add_argument("--model", help="a name from `list`, or the path of a .gguf file (default: MODEL)")
+    return parser
+
+
+def _list(settings: Settings) -> int:
+    for model in inference.load_catalogue().values():
+        mark = "*" if model.name == settings.model else " "
+        languages = ", ".join(model.languages)
+        print(f"{mark} {model.name:<24} {megabytes(model.size_bytes):>9}  {languages:<7} {model.licence}")
+    return 0
+
+
+def _prepare(settings: Settings) -> int:
+    line = inference.ProgressLine()
+    try:
+        print(inference.prepare(_model(settings), settings, line))
+    finally:
+        line.close()
+    return 0
+
+
+def _serve(settings: Settings) -> int:
+    """Ctrl-C and SIGTERM stop in order, from the first moment."""
+    model = _model(settings)
+    plan = inference.make_plan(model, settings, inference.this_machine())
+    status = inference.StatusFile(settings.data_dir / "status.json", model.name)
+    line = inference.ProgressLine()
+
+    def report(news: Progress) -> None:
+        status(news)
+        line(news)
+
+    try:
+        asyncio.run(_run_engine(plan, settings, report))
+    except asyncio.CancelledError:
+        status.clear()
+        print("stopped", file=sys.stderr)
+    finally:
+        line.close()
+    return 0
+
+
+async def _run_engine(plan: LaunchPlan, settings: Settings, report: Report) -> None:
+    cancelled = threading.Event()
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, _stop, cancelled, task)
+    with inference.socket_folder(settings.runtime_dirs) as folder:
+        engine = inference.LlamaCpp(plan, folder)
+        file = await asyncio.to_thread(inference.prepare, plan.model, settings, report, cancelled=cancelled)
+        key_file = folder / "key"
+        key_file.write_text(engine.api_key, encoding="ascii")
+        print(f"It will listen on {engine.endpoint}; its key is in {key_file}. Ctrl-C stops it.", flush=True)
+        await inference.make_supervisor(engine.serving(file), settings, report).run()
+
+
+def _stop(cancelled: threading.Event, task: asyncio.Task[None]) -> None:
+    cancelled.set()
+    task.cancel()
+
+
+def _model(settings: Settings) -> Model:
+    return inference.find_model(settings.model, inference.load_catalogue(), settings.root)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""What this machine may use: cores and memory, as the process may use them (affinity, containers), not as built in.
+
+Sources: `sched_getaffinity(2)`; control groups version 2 (`cpu.max`: "QUOTA PERIOD" in µs or "max", `memory.max`:
+bytes or "max") and version 1 (`cpu.cfs_quota_us`, `cpu.cfs_period_us`, `memory.limit_in_bytes`); `sysconf(3)`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
+
+
+@dataclass(frozen=True)
+class Machine:
+    cores: int
+    memory_bytes: int
+
+
+def this_machine(cgroups: Path = CGROUPS, own_cgroup: Path = OWN_CGROUP) -> Machine:
+    """Cores (at least 1; a share of one and a half counts as one) and memory in bytes."""
+    cores = float(_affine_cores())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for folder in _folders(cgroups, own_cgroup):
+        cores = min([cores, *_cpu_limits(folder)])
+        memory = min([memory, *_memory_limits(folder)])
+    return Machine(cores=max(1, int(cores)), memory_bytes=memory)
+
+
+def _affine_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _folders(cgroups: Path, own_cgroup: Path) -> Iterator[Path]:
+    """Our own group and the ones above it, in version 2; the two controllers of version 1, as a container sees them."""
+    yield from (cgroups / "cpu", cgroups / "memory", cgroups)
+    for line in _read(own_cgroup).splitlines():
+        hierarchy, _, path = line.partition("::")
+        parts = [part for part in path.split("/") if part]
+        if hierarchy == "0" and ".." not in parts:
+            yield from (cgroups.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1))
+
+
+def _cpu_limits(folder: Path) -> Iterator[float]:
+    words = _read(folder / "cpu.max").split()
+    words = words or [*_read(folder / "cpu.cfs_quota_us").split(), *_read(folder / "cpu.cfs_period_us").split()]
+    with suppress(ValueError, IndexError, ZeroDivisionError):
+        if (share := int(words[0]) / int(words[1])) > 0:
+            yield share
+
+
+def _memory_limits(folder: Path) -> Iterator[int]:
+    with suppress(ValueError):
+        yield int(_read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes"))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,110 @@
+"""The settings of this package, read from the environment once and then passed down.
+
+Besides `engines/`, this is the only module that looks at the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference.errors import SettingsError
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Where things lie and how the engine is to run.
+
+    `context_tokens` is what one conversation may fill (prompt and answer; None: 4096, or less if the model has less);
+    `slots` conversations are answered at the same time. `threads` None means: all usable cores but one.
+    `runtime_dirs` are the places to try for the engine's socket, whose path must stay short.
+    """
+
+    root: Path
+    models_dir: Path
+    data_dir: Path
+    model: str = DEFAULT_MODEL
+    engine: str = "auto"
+    context_tokens: int | None = None
+    slots: int = 4
+    threads: int | None = None
+    start_timeout_s: float = 600.0
+    stop_timeout_s: float = 10.0
+    runtime_dirs: tuple[Path, ...] = (Path("/tmp"),)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], root: Path) -> Settings:
+        """Read the variables; relative folders are taken from `root` (the checkout), never from the current folder.
+
+        Raises SettingsError naming the variable when a value cannot be used. An empty variable counts as unset.
+        """
+        read = _Reader(environ)
+        return cls(
+            root=root,
+            models_dir=root / read.text("MODELS_DIR", "models"),
+            data_dir=root / read.text("DATA_DIR", "data"),
+            model=read.text("MODEL", DEFAULT_MODEL),
+            engine=read.text("INFERENCE_ENGINE", "auto"),
+            context_tokens=read.whole("INFERENCE_CONTEXT", 0, least=256, most=1_048_576) or None,
+            slots=read.whole("INFERENCE_SLOTS", 4, least=1, most=256),
+            threads=read.whole("INFERENCE_THREADS", 0, least=1, most=1024) or None,
+            start_timeout_s=read.seconds("INFERENCE_START_TIMEOUT_S", 600.0),
+            stop_timeout_s=read.seconds("INFERENCE_STOP_TIMEOUT_S", 10.0),
+            runtime_dirs=_runtime_dirs(environ),
+        )
+
+
+def child_environment(**extra: str) -> dict[str, str]:
+    """Our own environment for a child process, without the secrets of the gateway and the web UI, plus `extra`."""
+    kept = {name: value for name, value in os.environ.items() if not _is_private(name)}
+    return {**kept, **extra}
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith(("GATEWAY_", "WEBUI_")) or name in ("DATABASE_URL", "REDIS_URL")
+
+
+def _runtime_dirs(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    named = [environ.get("XDG_RUNTIME_DIR", ""), environ.get("TMPDIR", ""), "/tmp"]
+    return tuple(dict.fromkeys(Path(name) for name in named if name.startswith("/")))
+
+
+class _Reader:
+    """Typed look-ups whose complaints name the variable."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def text(self, name: str, default: str) -> str:
+        value = self._environ.get(name, "").strip() or default
+        if "\x00" in value or "\n" in value:
+            raise SettingsError(f"{name} contains a line break or a NUL character. Set it to plain text.")
+        return value
+
+    def whole(self, name: str, default: int, *, least: int, most: int) -> int:
+        raw = self._environ.get(name, "").strip()
+        if not raw:
+            return default
+        try:
+            value = int(raw)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise SettingsError(f"{name} must be a whole number from {least} to {most}, but is {raw[:40]!r}.")
+        return value
+
+    def seconds(self, name: str, default: float) -> float:
+        raw = self._environ.get(name, "").strip()
+        if not raw:
+            return default
+        try:
+            value = float(raw)
+        except ValueError:
+            value = 0.0
+        if not 0.0 < value <= 86_400.0:
+            raise SettingsError(f"{name} must be a number of seconds above 0 and up to 86400, but is {raw[:40]!r}.")
+        return value
