@@ -15,7 +15,7 @@ from pathlib import Path
 import inference
 from inference import InferenceError, LaunchPlan, Model, Progress, Report, Settings
 from inference.errors import Cancelled
-from inference.prepare import megabytes
+from inference.sizes import megabytes
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = """examples:

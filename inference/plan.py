@@ -8,6 +8,8 @@ from inference.catalogue import Model
 from inference.errors import DoesNotFit, SettingsError
 from inference.machine import Machine
 from inference.settings import Settings
+from inference.sizes import gibibytes
+from inference.sources.hub import check_fetchable
 
 ENGINES = ("auto", "llamacpp")
 DEFAULT_CONTEXT_TOKENS = 4096
@@ -32,15 +34,16 @@ class LaunchPlan:
 
 
 def make_plan(model: Model, settings: Settings, machine: Machine) -> LaunchPlan:
-    """Raises SettingsError or DoesNotFit with what to change."""
+    """Raises SettingsError, SourceError or DoesNotFit with what to change."""
     _check_engine(settings.engine)
+    check_fetchable(model)
     context = _context(model, settings)
     weights_and_context = model.size_bytes + (model.kv_bytes_per_token or 0) * context * settings.slots
     needed = weights_and_context + ENGINE_BYTES
     if needed > machine.memory_bytes:
         raise DoesNotFit(
-            f"{model.name} with {settings.slots} slots of {context} tokens needs about {_gib(needed)} of memory, but "
-            f"this machine has {_gib(machine.memory_bytes)}. Set INFERENCE_SLOTS or INFERENCE_CONTEXT lower, "
+            f"{model.name} with {settings.slots} slots of {context} tokens needs about {gibibytes(needed)} of memory, "
+            f"but this machine has {gibibytes(machine.memory_bytes)}. Set INFERENCE_SLOTS or INFERENCE_CONTEXT lower, "
             "or choose a smaller model."
         )
     cache = min(MOST_PROMPT_CACHE_BYTES, (machine.memory_bytes - needed) // 4)
@@ -74,7 +77,3 @@ def _context(model: Model, settings: Settings) -> int:
             f"beyond. Set it to {trained} or less."
         )
     return wanted
-
-
-def _gib(size_bytes: int) -> str:
-    return f"{size_bytes / 2**30:.1f} GiB"

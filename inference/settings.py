@@ -44,9 +44,9 @@ class Settings:
         """
         read = _Reader(environ)
         return cls(
-            root=root,
-            models_dir=root / read.text("MODELS_DIR", "models"),
-            data_dir=root / read.text("DATA_DIR", "data"),
+            root=root.absolute(),
+            models_dir=read.folder("MODELS_DIR", "models", root),
+            data_dir=read.folder("DATA_DIR", "data", root),
             model=read.text("MODEL", DEFAULT_MODEL),
             engine=read.text("INFERENCE_ENGINE", "auto"),
             context_tokens=read.whole("INFERENCE_CONTEXT", 0, least=256, most=1_048_576) or None,
@@ -84,6 +84,9 @@ class _Reader:
         if "\x00" in value or "\n" in value:
             raise SettingsError(f"{name} contains a line break or a NUL character. Set it to plain text.")
         return value
+
+    def folder(self, name: str, default: str, root: Path) -> Path:
+        return (root / os.path.expanduser(self.text(name, default))).absolute()
 
     def whole(self, name: str, default: int, *, least: int, most: int) -> int:
         raw = self._environ.get(name, "").strip()

@@ -14,6 +14,7 @@ from pathlib import Path
 from inference.plan import LaunchPlan
 from inference.probe import generate_one_token
 from inference.settings import child_environment
+from inference.sizes import gibibytes
 from inference.status import Stage
 
 SERVER = Path(__file__).with_name("llamacpp_server.py")
@@ -106,7 +107,7 @@ class LlamaCpp:
     def _needs(self) -> str:
         plan = self.plan
         return (
-            f"It needs about {_gib(plan.memory_bytes)} with {plan.slots} slots of {plan.context_tokens} tokens. "
+            f"It needs about {gibibytes(plan.memory_bytes)} with {plan.slots} slots of {plan.context_tokens} tokens. "
             "Set INFERENCE_SLOTS or INFERENCE_CONTEXT lower, or choose a smaller model."
         )
 
@@ -137,7 +138,3 @@ _CAUSES: tuple[tuple[str, str], ...] = (
     ),
     (r"couldn't bind HTTP server socket, hostname: (.*), port", "The socket {0} cannot be made. Is its folder there?"),
 )
-
-
-def _gib(size_bytes: int) -> str:
-    return f"{size_bytes / 2**30:.1f} GiB"
