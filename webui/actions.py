@@ -94,7 +94,7 @@ class Actions:
         if running is None:
             return self._buttons(View())
         running.set()
-        return {}
+        return {self._parts.stop: gr.update()}
 
     async def send(
         self,
@@ -191,7 +191,7 @@ class Actions:
             return {}  # what is listed stays; the reason stands beside the chat or in the status line
         listed = render.choices(page.conversations, language)
         value = selected if any(selected == c.id for c in page.conversations) else None
-        info = None if listed else say(language, "no_conversations")
+        info = "" if listed else say(language, "no_conversations")
         return {self._parts.conversations: gr.update(choices=listed, value=value, info=info)}
 
     def _merged(self, first: Updates, second: Updates) -> Updates:

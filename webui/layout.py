@@ -90,11 +90,13 @@ def _sidebar(language: str) -> dict[str, Any]:
             [], label=say(language, "conversations"), elem_id="conversations", container=False, interactive=True
         )
         delete = gr.Button(say(language, "delete"), elem_id="delete", size="sm", visible=False)
-        with gr.Group(visible=False, elem_id="confirm") as confirm:
+        with gr.Column(visible=False, elem_id="confirm") as confirm:
             confirm_text = gr.Markdown(say(language, "delete_confirm"), elem_id="confirm-text")
             with gr.Row():
-                delete_yes = gr.Button(say(language, "delete_yes"), elem_id="delete-yes", variant="stop", size="sm")
-                delete_no = gr.Button(say(language, "delete_no"), elem_id="delete-no", size="sm")
+                delete_yes = gr.Button(
+                    say(language, "delete_yes"), elem_id="delete-yes", variant="stop", size="sm", min_width=0
+                )
+                delete_no = gr.Button(say(language, "delete_no"), elem_id="delete-no", size="sm", min_width=0)
         with gr.Accordion(say(language, "settings"), open=False, elem_id="settings") as settings:
             temperature = gr.Slider(0, 2, defaults.temperature, step=0.05, elem_id="temperature", buttons=[])
             top_p = gr.Slider(0.05, 1, defaults.top_p, step=0.05, elem_id="top-p", buttons=[])
@@ -133,7 +135,6 @@ def _main_column(title: str, language: str) -> dict[str, Any]:
             layout="bubble",
             buttons=["copy"],
             latex_delimiters=LATEX_DELIMITERS,
-            allow_tags=False,
             feedback_options=None,
             group_consecutive_messages=False,
             placeholder=say(language, "empty_chat"),

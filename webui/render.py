@@ -17,7 +17,7 @@ _NO_WAIT_GIVEN_S = 5
 
 
 def messages(shown: Iterable[Shown], language: str) -> list[dict[str, Any]]:
-    """Messages in the form of Gradio's Chatbot; a mark is a part of its own, so copying a text leaves it out."""
+    """Messages in the form of Gradio's Chatbot; a mark is a part of its own, so that copying leaves it out."""
     return [{"role": m.role, "content": [_text(m.text), *_mark(m.mark, language)]} for m in shown]
 
 
@@ -95,8 +95,7 @@ def _text(text: str) -> dict[str, Any]:
 def _mark(mark: str, language: str) -> list[dict[str, Any]]:
     if not mark:
         return []
-    value = f'<span class="mark" data-mark="{_escape(mark)}">{_escape(say(language, mark))}</span>'
-    return [{"type": "component", "component": "markdown", "value": value, "constructor_args": {}, "props": {}}]
+    return [_text(f'<span class="mark">{_escape(say(language, mark))}</span>')]
 
 
 def _escape(text: str) -> str:
