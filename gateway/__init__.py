@@ -1,0 +1,1 @@
+"""The gateway: OpenAI's API in front of an inference server, with keys, limits and stored conversations."""

@@ -1,0 +1,212 @@
+"""The threads on which SQL runs: one writer with group commit, and a few readers.
+
+All writes that arrive while a commit is on its way share the next one, so a disk that syncs slowly costs each of them
+little; a job that fails rolls back alone. The event loop never waits for the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import alembic.command
+import alembic.config
+import alembic.util
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway.errors import GatewayError, HistoryUnavailable
+
+Result = TypeVar("Result")
+Job = Callable[[sa.Connection], Result]
+log = logging.getLogger("gateway.database")
+
+_GROUP = 64
+_READERS = 2
+
+
+class DatabaseError(Exception):
+    """The database cannot be opened or migrated; the message says why and what to do."""
+
+
+@dataclass
+class _Pending(Generic[Result]):
+    job: Job[Result]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Result]
+    result: Result | None = None
+    error: BaseException | None = None
+
+    def resolve(self) -> None:
+        def settle() -> None:
+            if self.future.cancelled():
+                return
+            if self.error is not None:
+                self.future.set_exception(self.error)
+            else:
+                self.future.set_result(self.result)  # type: ignore[arg-type]  # None is a Result here
+
+        self.loop.call_soon_threadsafe(settle)
+
+
+class Database:
+    """A SQLite file and the threads that use it.
+
+    Args:
+        path: the file; made when missing, with its folder.
+
+    Raises:
+        DatabaseError: it cannot be opened or migrated.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatabaseError(f"The folder {path.parent} cannot be made: {error.strerror}.") from None
+        self.engine = _engine(path)
+        _migrate(self.engine, path)
+        self._queue: queue.SimpleQueue[_Pending[Any] | None] = queue.SimpleQueue()
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="store-reader")
+        self._writer = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
+        self._writer.start()
+
+    async def write(self, job: Job[Result]) -> Result:
+        """Runs `job` in a transaction and returns when it is on disk. Cancelling the caller does not undo it.
+
+        Raises:
+            HistoryUnavailable: the database failed.
+            GatewayError: what the job itself raised.
+        """
+        loop = asyncio.get_running_loop()
+        pending: _Pending[Result] = _Pending(job, loop, loop.create_future())
+        self._queue.put(pending)
+        return await pending.future
+
+    async def read(self, job: Job[Result]) -> Result:
+        """Runs `job` on a reader thread. Raises as `write` does."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, job)
+
+    def read_now(self, job: Job[Result]) -> Result:
+        """The same for the command line: blocks."""
+        return self._read(job)
+
+    def write_now(self, job: Job[Result]) -> Result:
+        """One transaction on the calling thread: for the command line and the start."""
+        try:
+            with self.engine.connect().execution_options(is_writer=True) as connection, connection.begin():
+                return job(connection)
+        except SQLAlchemyError as error:
+            raise in_words(error) from None
+
+    def close(self) -> None:
+        """Finishes the queued writes and ends the threads."""
+        self._queue.put(None)
+        self._writer.join()
+        self._readers.shutdown()
+        self.engine.dispose()
+
+    def _read(self, job: Job[Result]) -> Result:
+        try:
+            with self.engine.connect() as connection:
+                return job(connection)
+        except SQLAlchemyError as error:
+            raise in_words(error) from None
+
+    def _write_loop(self) -> None:
+        is_open = True
+        while is_open:
+            group = [self._queue.get()]
+            while len(group) < _GROUP and group[-1] is not None:
+                try:
+                    group.append(self._queue.get_nowait())
+                except queue.Empty:
+                    break
+            is_open = group[-1] is not None
+            pending = [entry for entry in group if entry is not None]
+            if pending:
+                self._commit_group(pending)
+
+    def _commit_group(self, group: list[_Pending[Any]]) -> None:
+        try:
+            with self.engine.connect().execution_options(is_writer=True) as connection, connection.begin():
+                for entry in group:
+                    _run_alone(entry, connection)
+        except SQLAlchemyError as error:  # the commit failed, or the database is away: nobody's write is on disk
+            for entry in group:
+                entry.error = entry.error or in_words(error)
+        for entry in group:
+            entry.resolve()
+
+
+def _run_alone(entry: _Pending[Any], connection: sa.Connection) -> None:
+    try:
+        with connection.begin_nested():
+            entry.result = entry.job(connection)
+    except GatewayError as error:
+        entry.error = error
+    except SQLAlchemyError as error:
+        entry.error = in_words(error)
+        if not connection.in_transaction():  # a full disk makes SQLite roll back everything at once
+            raise
+    except Exception as error:  # a bug in a job must not end the writer thread
+        log.exception("a write failed")
+        entry.error = error
+
+
+def in_words(error: SQLAlchemyError) -> HistoryUnavailable:
+    """Our error for one of the database's; the details go to the log only."""
+    log.error("database: %s", str(error.__cause__ or error).splitlines()[0])
+    cause = str(error.__cause__ or error)
+    if "full" in cause:
+        message = "The server's disk is full, so conversations cannot be stored now. Free space on it, then try again."
+    elif "readonly" in cause or "read-only" in cause:
+        message = "The server's data folder is read-only, so conversations cannot be stored."
+    else:
+        message = "The conversation store does not answer. Try again in a moment."
+    return HistoryUnavailable(message, retry_after_s=5)
+
+
+def _engine(path: Path) -> sa.Engine:
+    engine = sa.create_engine(f"sqlite:///{path}", pool_size=_READERS + 1, connect_args={"timeout": 10})
+
+    @sa.event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves: the driver's own would come too late
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @sa.event.listens_for(engine, "begin")
+    def on_begin(connection: sa.Connection) -> None:
+        is_writer = connection.get_execution_options().get("is_writer", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if is_writer else "BEGIN")
+
+    return engine
+
+
+def _migrate(engine: sa.Engine, path: Path) -> None:
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    try:
+        with engine.connect().execution_options(is_writer=True) as connection, connection.begin():
+            config.attributes["connection"] = connection
+            alembic.command.upgrade(config, "head")
+    except alembic.util.CommandError as error:
+        raise DatabaseError(
+            f"{path} was written by a newer version of the gateway ({error}). Update this checkout, or set DATA_DIR to "
+            "another folder."
+        ) from None
+    except SQLAlchemyError as error:
+        cause = error.__cause__ or error
+        raise DatabaseError(
+            f"{path} cannot be opened: {cause}. Is the folder writable, the disk not full, and the file a database?"
+        ) from None

@@ -1,0 +1,121 @@
+"""The first thing a request meets: its id, the limits on its body, and the access log. Plain ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import Iterable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import GatewayError, TooLarge, WrongContentType
+
+access_log = logging.getLogger("gateway.access")
+_DRAIN_BYTES = 64 << 20
+_DRAIN_S = 10.0
+
+
+class Front:
+    """Middleware for `/v1`: refuses bodies that are too large or not JSON before anything reads them.
+
+    Every answer gets an `x-request-id`. A caller's own is not taken over: two requests must never share one.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = "req_" + secrets.token_hex(16)
+        scope.setdefault("state", {})["request_id"] = request_id
+        started, status = time.perf_counter(), 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            if scope["path"].startswith("/v1"):
+                await self._guarded(scope, receive, send_with_id)
+            else:
+                await self._app(scope, receive, send_with_id)
+        finally:
+            if access_log.isEnabledFor(logging.INFO) and scope["path"].startswith("/v1"):
+                fields = {
+                    "request_id": request_id,
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "ms": round((time.perf_counter() - started) * 1000, 1),
+                }
+                access_log.info("request", extra={"fields": fields})
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        length = int(headers.get(b"content-length", b"0") or 0)
+        has_body = length > 0 or b"transfer-encoding" in headers
+        if length > self._max_body_bytes:
+            await _drain(receive)
+            await _send_error(send, self._too_large(), scope["state"]["request_id"])
+            return
+        kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+        if has_body and kind != b"application/json" and not kind.endswith(b"+json"):
+            await _drain(receive)
+            await _send_error(send, _not_json(), scope["state"]["request_id"])
+            return
+        await self._counted(scope, receive, send)
+
+    async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Bodies without a length are counted as they come."""
+        size = 0
+
+        async def receive_counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._max_body_bytes:
+                raise self._too_large()
+            return message
+
+        await self._app(scope, receive_counted, send)
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"The request is larger than {self._max_body_bytes:,} bytes. Send less.")
+
+
+def _not_json() -> WrongContentType:
+    return WrongContentType("The body must be JSON; send the header 'Content-Type: application/json'.")
+
+
+async def _drain(receive: Receive) -> None:
+    """Reads a refused body away for a while, since many clients listen only when they have sent everything."""
+    size = 0
+    try:
+        async with asyncio.timeout(_DRAIN_S):
+            while size < _DRAIN_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body"):
+                    return
+    except TimeoutError:
+        return
+
+
+async def _send_error(send: Send, error: GatewayError, request_id: str) -> None:
+    body = json.dumps(error.body(request_id)).encode()
+    headers: Iterable[tuple[bytes, bytes]] = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,150 @@
+"""create_app: the only place where the parts of the gateway are put together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+import fastapi_offline
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.routing import Match, Route
+
+from gateway.admission import Admission
+from gateway.auth import Keys
+from gateway.database import Database
+from gateway.errors import GatewayError, InvalidRequest, MethodNotAllowed, NotFound
+from gateway.front import Front
+from gateway.limits import RequestLimits
+from gateway.routes import completions, conversations, ops, responses
+from gateway.settings import Settings
+from gateway.store import Store
+from gateway.turn import OpenTurns, Parts
+from gateway.upstream import Upstream
+
+log = logging.getLogger("gateway")
+_ROUTES = (completions, responses, conversations, ops)
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_DESCRIPTION = "OpenAI's API in front of an InternLM2 chat model, with keys, limits and stored conversations."
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The gateway as an ASGI application. Opens (and migrates) the store; makes the first keys when missing.
+
+    Serve it with gateway.server.Server, which ends the open turns in order when it stops.
+
+    Raises:
+        DatabaseError: the store cannot be opened.
+    """
+    database = Database(settings.database_path)
+    keys = Keys(database)
+    _make_first_keys(keys, settings)
+    store = Store(database)
+    open_turns = OpenTurns(store)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        closed = await store.close_open_turns()
+        if closed:
+            log.warning("%d answers that a crash had left open are closed as incomplete", closed)
+        checkpoints = asyncio.create_task(open_turns.run_checkpoints())
+        try:
+            yield
+        finally:
+            checkpoints.cancel()
+            await asyncio.wait({checkpoints})
+            with contextlib.suppress(GatewayError):
+                await open_turns.checkpoint()
+            database.close()
+
+    app = fastapi_offline.FastAPIOffline(
+        title="internlm-stack gateway", description=_DESCRIPTION, lifespan=lifespan, redoc_url=None
+    )
+    app.state.keys = keys
+    app.state.parts = Parts(
+        settings=settings,
+        upstream=Upstream(settings.upstream, model=settings.model, timeouts=settings.timeouts),
+        store=store,
+        limits=RequestLimits(),
+        admission=Admission(slots=settings.slots, max_waiting=settings.max_waiting, max_wait_s=settings.max_wait_s),
+        open_turns=open_turns,
+    )
+    for part in _ROUTES:
+        app.include_router(part.router)
+    app.add_route("/v1", _unknown_path, methods=_METHODS, include_in_schema=False)
+    app.add_route("/v1/{path:path}", _unknown_path, methods=_METHODS, include_in_schema=False)
+    app.add_exception_handler(GatewayError, _render_ours)
+    app.add_exception_handler(RequestValidationError, _render_validation)
+    app.add_exception_handler(HTTPException, _render_framework)
+    app.add_exception_handler(Exception, _render_last_resort)
+    app.add_middleware(Front, max_body_bytes=settings.max_body_bytes)
+    return app
+
+
+def _make_first_keys(keys: Keys, settings: Settings) -> None:
+    folder = settings.data_dir
+    if keys.ensure_file(folder / "admin.key", "admin", frozenset({"chat", "admin"})):
+        log.warning("the first start made an admin key: %s", folder / "admin.key")
+    keys.ensure_file(folder / "webui.key", "web UI", frozenset({"chat", "on_behalf_of"}))
+
+
+async def _unknown_path(request: Request) -> JSONResponse:
+    """Whatever is mounted at `/`, every path under /v1 answers in OpenAI's error bodies."""
+    allowed = {
+        method
+        for part in _ROUTES
+        for route in part.router.routes
+        if isinstance(route, Route) and route.matches(dict(request.scope))[0] is Match.PARTIAL
+        for method in (route.methods or ())
+    }
+    if allowed:
+        raise MethodNotAllowed(
+            f"{request.method} is not possible at {request.url.path}; {', '.join(sorted(allowed))} is."
+        )
+    raise NotFound(f"There is nothing at {request.method} {request.url.path[:200]}. The API is described at /docs.")
+
+
+def _response(request: Request, error: GatewayError) -> JSONResponse:
+    request_id = request.scope.get("state", {}).get("request_id")
+    return JSONResponse(error.body(request_id), status_code=error.status, headers=error.headers())
+
+
+async def _render_ours(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, GatewayError)
+    return _response(request, error)
+
+
+async def _render_validation(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    return _response(request, _validation_in_words(error))
+
+
+def _validation_in_words(error: RequestValidationError) -> InvalidRequest:
+    first = error.errors()[0]
+    # The first part says body, query or path; parts such as "function-before[…]" are the validator's own.
+    place = [str(part) for part in first["loc"][1:] if not str(part).startswith(("function-", "list["))]
+    if first["type"] == "json_invalid":
+        return InvalidRequest(f"The body is not valid JSON: {first['ctx']['error']} at byte {first['loc'][-1]}.")
+    context = first.get("ctx", {})
+    param = ".".join(place) or context.get("name")
+    message = str(first["msg"])
+    if first["type"] == "extra_forbidden":
+        message = "This parameter is not known."
+    where = f"'{param}': " if place else ""
+    return InvalidRequest(f"{where}{message}", param=param)
+
+
+async def _render_framework(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    kinds: dict[int, type[GatewayError]] = {404: NotFound, 405: MethodNotAllowed}
+    kind = kinds.get(error.status_code, InvalidRequest if error.status_code < 500 else GatewayError)
+    return _response(request, kind(str(error.detail)))
+
+
+async def _render_last_resort(request: Request, error: Exception) -> JSONResponse:
+    log.error("a request failed", exc_info=error)
+    return _response(request, GatewayError("The gateway failed. The request id helps to find out why."))

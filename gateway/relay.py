@@ -1,0 +1,216 @@
+"""Answers that come from the model: streamed as events, or collected; the caller's departure is watched throughout.
+
+Each is a Starlette response whose work runs as a task beside a watch on the connection, from the first moment: before
+the first token, in mid-stream, and for plain requests too. When the caller leaves, the task is cancelled, which closes
+the upstream's connection and frees the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Mapping
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway.dialects import Usage
+from gateway.errors import GatewayError
+from gateway.response_object import ResponseEvents, output_item
+from gateway.sse import DONE, render
+from gateway.turn import ChatTurn, ResponseTurn
+from gateway.upstream import decode, is_plain_delta
+
+log = logging.getLogger("gateway.relay")
+
+
+class Relayed(Response):
+    """The base: runs `answer` until it is done or the caller has left."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self.extra = [(name.encode(), value.encode()) for name, value in headers.items()]
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.request_id: str = scope["state"]["request_id"]
+        await _until_departure(self.answer(send), receive)
+
+    async def answer(self, send: Send) -> None:
+        raise NotImplementedError
+
+    async def start_stream(self, send: Send) -> None:
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),
+            *self.extra,
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def send_json(self, send: Send, body: Any) -> None:
+        content = msgspec.json.encode(body)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(content)).encode()),
+            *self.extra,
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+    def in_words(self, error: Exception) -> GatewayError:
+        """What a stream that has begun can still say of `error`."""
+        if isinstance(error, GatewayError):
+            return error
+        log.exception("a stream failed", exc_info=error, extra={"fields": {"request_id": self.request_id}})
+        return GatewayError("The gateway failed while answering. The request id helps to find out why.")
+
+
+class ChatStream(Relayed):
+    """`POST /v1/chat/completions` with `stream`: the engine's events handed on, read by read."""
+
+    def __init__(self, turn: ChatTurn, headers: Mapping[str, str]) -> None:
+        super().__init__(headers)
+        self._turn = turn
+
+    async def answer(self, send: Send) -> None:
+        has_started = False
+        try:
+            async with self._turn.open() as generation:
+                await self.start_stream(send)
+                has_started = True
+                while payloads := await generation.read():
+                    if data := self._patched(payloads):
+                        await send({"type": "http.response.body", "body": data, "more_body": True})
+                self._turn.require_finished()
+            closing = render(DONE)
+        except Exception as error:  # after the start an error can only be an event, and no [DONE] follows it
+            if not has_started:
+                raise
+            closing = render(msgspec.json.encode(self.in_words(error).body(self.request_id)))
+        await send({"type": "http.response.body", "body": closing})
+
+    def _patched(self, payloads: list[bytes]) -> bytes:
+        kept = payloads
+        if not all(is_plain_delta(payload) for payload in payloads):
+            kept = [payload for payload in payloads if self._is_wanted(payload)]
+        return b"".join(b"data: " + payload + b"\n\n" for payload in kept)
+
+    def _is_wanted(self, payload: bytes) -> bool:
+        chunk = decode(payload)
+        self._turn.note(chunk)
+        is_usage = chunk.usage is not None and chunk.finish_reason is None and not chunk.text
+        return self._turn.request.wants_usage or not is_usage
+
+
+class ChatCompletion(Relayed):
+    """`POST /v1/chat/completions` without `stream`. The engine is asked to stream all the same."""
+
+    def __init__(self, turn: ChatTurn, headers: Mapping[str, str]) -> None:
+        super().__init__(headers)
+        self._turn = turn
+
+    async def answer(self, send: Send) -> None:
+        texts: list[str] = []
+        usage: Usage | None = None
+        async with self._turn.open() as generation:
+            while payloads := await generation.read():
+                for payload in payloads:
+                    chunk = decode(payload)
+                    self._turn.note(chunk)
+                    texts.append(chunk.text)
+                    usage = chunk.usage or usage
+            self._turn.require_finished()
+        await self.send_json(send, self._completion("".join(texts), usage))
+
+    def _completion(self, text: str, usage: Usage | None) -> dict[str, Any]:
+        return {
+            "id": "chatcmpl-" + self.request_id.removeprefix("req_"),
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": self._turn.parts.settings.model,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": text, "refusal": None},
+                    "logprobs": None,
+                    "finish_reason": self._turn.finish_reason,
+                }
+            ],
+            "usage": None
+            if usage is None
+            else {
+                "prompt_tokens": usage.input_tokens,
+                "completion_tokens": usage.output_tokens,
+                "total_tokens": usage.total_tokens,
+                "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+            },
+        }
+
+
+class ResponseStream(Relayed):
+    """`POST /v1/responses` with `stream`: typed events, encoded anew. The closing one comes when all is stored."""
+
+    def __init__(self, turn: ResponseTurn, headers: Mapping[str, str]) -> None:
+        super().__init__(headers)
+        self._turn = turn
+        self._events = ResponseEvents(turn.answer_id)
+
+    async def answer(self, send: Send) -> None:
+        turn, events = self._turn, self._events
+        has_started = False
+        try:
+            async with turn.open() as generation:
+                await self.start_stream(send)
+                has_started = True
+                await send({"type": "http.response.body", "body": events.opening(turn.body), "more_body": True})
+                while payloads := await generation.read():
+                    data = b"".join(events.delta(text) for payload in payloads if (text := turn.take(payload)))
+                    if data:
+                        await send({"type": "http.response.body", "body": data, "more_body": True})
+            closing = events.closing(turn.body, turn.answer())
+        except Exception as error:  # after the start an error can only be an event
+            if not has_started:
+                raise
+            closing = events.failed(turn.body, self.in_words(error))
+        await send({"type": "http.response.body", "body": closing})
+
+
+class ResponseObject(Relayed):
+    """`POST /v1/responses` without `stream`."""
+
+    def __init__(self, turn: ResponseTurn, headers: Mapping[str, str]) -> None:
+        super().__init__(headers)
+        self._turn = turn
+
+    async def answer(self, send: Send) -> None:
+        turn = self._turn
+        async with turn.open() as generation:
+            while payloads := await generation.read():
+                for payload in payloads:
+                    turn.take(payload)
+        await self.send_json(send, turn.body | {"output": [output_item(turn.answer())]})
+
+
+async def _until_departure(answering: Awaitable[None], receive: Receive) -> None:
+    """Runs `answering`; cancels it, and waits for it to tidy up, when the caller leaves first."""
+    work = asyncio.ensure_future(answering)
+    departure = asyncio.ensure_future(_departure(receive))
+    try:
+        await asyncio.wait({work, departure}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            log.info("the caller left")
+    finally:
+        departure.cancel()
+        if not work.done():
+            work.cancel()
+            await asyncio.wait({work}, timeout=10)
+    if work.done() and not work.cancelled():
+        work.result()
+
+
+async def _departure(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

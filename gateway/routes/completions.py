@@ -1,0 +1,47 @@
+"""`/v1/chat/completions` and `/v1/models`: stateless."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from gateway.deps import CallerDep, PartsDep
+from gateway.relay import ChatCompletion, ChatStream
+from gateway.schemas import ChatRequest
+from gateway.turn import ChatTurn, Parts
+
+router = APIRouter(prefix="/v1", tags=["chat"])
+
+
+@router.post("/chat/completions", response_model=None)
+async def create_chat_completion(body: ChatRequest, caller: CallerDep, parts: PartsDep) -> Response:
+    """An answer to a list of messages; with `stream` as server-sent events."""
+    parts.require_model(body.model)
+    headers = parts.charge(caller).headers()
+    turn = ChatTurn(parts, caller, body)
+    return ChatStream(turn, headers) if body.stream else ChatCompletion(turn, headers)
+
+
+@router.get("/models")
+async def list_models(caller: CallerDep, parts: PartsDep) -> dict[str, Any]:
+    """The models served here."""
+    return {"object": "list", "data": [_model(parts)]}
+
+
+@router.get("/models/{model:path}")
+async def get_model(model: str, caller: CallerDep, parts: PartsDep) -> dict[str, Any]:
+    """One model."""
+    parts.require_model(model)
+    return _model(parts)
+
+
+def _model(parts: Parts) -> dict[str, Any]:
+    return {
+        "id": parts.settings.model,
+        "object": "model",
+        "created": 0,
+        "owned_by": "internlm-stack",
+        "context_length": parts.settings.context_tokens,
+    }

@@ -1,0 +1,120 @@
+"""`/v1/conversations`: OpenAI's Conversations API, and beside it what it lacks: list and fork."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+
+from gateway.deps import CallerDep, PartsDep
+from gateway.errors import InvalidRequest
+from gateway.prompt import require_plausible
+from gateway.response_object import conversation_object, item_object, item_page, output_part, page_object
+from gateway.schemas import ConversationCreate, ConversationUpdate, ForkRequest, InputMessage, ItemsCreate
+from gateway.store import Item, Page, new_id
+
+router = APIRouter(prefix="/v1/conversations", tags=["conversations"])
+Limit = Annotated[int, Query(ge=1, le=100)]
+
+
+@router.post("")
+async def create_conversation(
+    caller: CallerDep, parts: PartsDep, body: ConversationCreate | None = None
+) -> dict[str, Any]:
+    """A new conversation, with up to 20 first items."""
+    body = body or ConversationCreate()
+    new_items = _items(body.items or [], parts.settings.context_tokens)
+    conversation = await parts.store.create_conversation(caller.owner, body.metadata or {}, new_items)
+    return conversation_object(conversation)
+
+
+@router.get("")
+async def list_conversations(
+    caller: CallerDep, parts: PartsDep, limit: Limit = 20, after: str | None = None
+) -> dict[str, Any]:
+    """The caller's conversations, the newest activity first (ours)."""
+    page = await parts.store.list_conversations(caller.owner, limit=limit, after=after)
+    return page_object([conversation_object(entry) for entry in page.entries], page.has_more)
+
+
+@router.get("/{conversation_id}")
+async def get_conversation(conversation_id: str, caller: CallerDep, parts: PartsDep) -> dict[str, Any]:
+    """One conversation."""
+    return conversation_object(await parts.store.conversation(caller.owner, conversation_id))
+
+
+@router.post("/{conversation_id}")
+async def update_conversation(
+    conversation_id: str, body: ConversationUpdate, caller: CallerDep, parts: PartsDep
+) -> dict[str, Any]:
+    """Replaces the metadata."""
+    return conversation_object(
+        await parts.store.update_conversation(caller.owner, conversation_id, body.metadata or {})
+    )
+
+
+@router.delete("/{conversation_id}")
+async def delete_conversation(conversation_id: str, caller: CallerDep, parts: PartsDep) -> dict[str, Any]:
+    """Deletes a conversation with everything in it."""
+    await parts.store.delete_conversation(caller.owner, conversation_id)
+    return {"id": conversation_id, "object": "conversation.deleted", "deleted": True}
+
+
+@router.post("/{conversation_id}/fork")
+async def fork_conversation(
+    conversation_id: str, body: ForkRequest, caller: CallerDep, parts: PartsDep
+) -> dict[str, Any]:
+    """A copy of a conversation up to an item (ours)."""
+    return conversation_object(await parts.store.fork_conversation(caller.owner, conversation_id, body.after))
+
+
+@router.get("/{conversation_id}/items")
+async def list_items(
+    conversation_id: str,
+    caller: CallerDep,
+    parts: PartsDep,
+    limit: Limit = 20,
+    after: str | None = None,
+    order: Literal["asc", "desc"] = "desc",
+    include: Annotated[list[str] | None, Query(alias="include[]")] = None,
+) -> dict[str, Any]:
+    """The messages of a conversation."""
+    if include:
+        raise InvalidRequest("'include' is not supported: messages here have no further parts.", param="include")
+    page = await parts.store.list_items(
+        caller.owner, conversation_id, limit=limit, after=after, is_ascending=order == "asc"
+    )
+    return item_page(page)
+
+
+@router.post("/{conversation_id}/items")
+async def create_items(conversation_id: str, body: ItemsCreate, caller: CallerDep, parts: PartsDep) -> dict[str, Any]:
+    """Adds up to 20 messages."""
+    new_items = _items(body.items, parts.settings.context_tokens)
+    await parts.store.add_items(caller.owner, conversation_id, new_items)
+    return item_page(Page(new_items, has_more=False))
+
+
+@router.get("/{conversation_id}/items/{item_id}")
+async def get_item(conversation_id: str, item_id: str, caller: CallerDep, parts: PartsDep) -> dict[str, Any]:
+    """One message."""
+    return item_object(await parts.store.item(caller.owner, conversation_id, item_id))
+
+
+@router.delete("/{conversation_id}/items/{item_id}")
+async def delete_item(conversation_id: str, item_id: str, caller: CallerDep, parts: PartsDep) -> dict[str, Any]:
+    """Deletes one message; returns the conversation, as OpenAI does."""
+    return conversation_object(await parts.store.delete_item(caller.owner, conversation_id, item_id))
+
+
+def _items(messages: Sequence[InputMessage], context_tokens: int) -> list[Item]:
+    for message in messages:
+        require_plausible(len(message.text.encode()), context_tokens, "items")
+    return [_item(message) for message in messages]
+
+
+def _item(message: InputMessage) -> Item:
+    is_answer = message.role == "assistant"
+    content = [output_part(message.text)] if is_answer else [{"type": "input_text", "text": message.text}]
+    return Item(new_id("msg"), message.role, "completed", content, is_output=is_answer)

@@ -1,0 +1,146 @@
+"""Everything that can be set, read from the environment once and validated once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+ENGINES = ("llamacpp",)
+Number = TypeVar("Number", int, float)
+
+
+class SettingsError(ValueError):
+    """One sentence that names the variable."""
+
+
+@dataclass(frozen=True)
+class UpstreamAddress:
+    """Where an inference server listens.
+
+    Attributes:
+        engine: which dialect it speaks, one of ENGINES.
+        url: `http://host:port`, or `unix:/path/to.sock`.
+        key: the bearer token it wants, or None.
+    """
+
+    engine: str
+    url: str
+    key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """In seconds, one for each phase of a turn."""
+
+    connect_s: float = 5.0
+    first_token_s: float = 180.0
+    between_tokens_s: float = 60.0
+    turn_s: float = 1800.0
+    drain_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The gateway's settings; `from_env` documents the variables."""
+
+    DATABASE_NAME: ClassVar[str] = "gateway.sqlite3"
+
+    data_dir: Path
+    model: str
+    upstream: UpstreamAddress
+    host: str = "127.0.0.1"
+    port: int = 8000
+    context_tokens: int = 4096
+    slots: int = 4
+    max_waiting: int = 64
+    max_wait_s: float = 30.0
+    max_body_bytes: int = 1_048_576
+    key_rpm: int = 600
+    user_rpm: int = 30
+    model_title: str | None = None
+    model_note: Mapping[str, str] | None = None
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+    @property
+    def database_path(self) -> Path:
+        return self.data_dir / self.DATABASE_NAME
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], root: Path) -> Settings:
+        """Reads the settings.
+
+        Args:
+            environ: the environment.
+            root: the folder that relative paths start from.
+
+        Raises:
+            SettingsError: a value that is missing or cannot be; the sentence names the variable.
+        """
+        return cls(
+            data_dir=root / (environ.get("DATA_DIR") or "data"),
+            model=environ.get("MODEL") or "smollm2-135m-instruct",
+            upstream=_upstream(environ),
+            host=environ.get("HOST") or "127.0.0.1",
+            port=_number(environ, "PORT", 8000, 0, 65535),
+            context_tokens=_number(environ, "GATEWAY_CONTEXT_TOKENS", 4096, 64, 10_000_000),
+            slots=_number(environ, "GATEWAY_SLOTS", 4, 1, 100_000),
+            max_waiting=_number(environ, "GATEWAY_MAX_WAITING", 64, 0, 1_000_000),
+            max_wait_s=_number(environ, "GATEWAY_MAX_WAIT_S", 30.0, 0.0, 3600.0),
+            max_body_bytes=_number(environ, "GATEWAY_MAX_BODY_BYTES", 1_048_576, 1024, 1 << 30),
+            key_rpm=_number(environ, "GATEWAY_KEY_RPM", 600, 1, 1_000_000),
+            user_rpm=_number(environ, "GATEWAY_USER_RPM", 30, 1, 1_000_000),
+            model_title=environ.get("GATEWAY_MODEL_TITLE") or None,
+            timeouts=Timeouts(
+                connect_s=_number(environ, "GATEWAY_CONNECT_TIMEOUT_S", 5.0, 0.1, 3600.0),
+                first_token_s=_number(environ, "GATEWAY_FIRST_TOKEN_TIMEOUT_S", 180.0, 0.1, 86400.0),
+                between_tokens_s=_number(environ, "GATEWAY_BETWEEN_TOKENS_TIMEOUT_S", 60.0, 0.1, 86400.0),
+                turn_s=_number(environ, "GATEWAY_TURN_TIMEOUT_S", 1800.0, 1.0, 86400.0),
+                drain_s=_number(environ, "GATEWAY_DRAIN_TIMEOUT_S", 10.0, 0.0, 3600.0),
+            ),
+        )
+
+
+def _number(environ: Mapping[str, str], name: str, default: Number, low: Number, high: Number) -> Number:
+    text = environ.get(name)
+    if not text:
+        return default
+    kind = type(default)
+    try:
+        value = kind(text)
+    except ValueError:
+        raise SettingsError(f"{name}={text!r} is not a number.") from None
+    if not low <= value <= high:
+        raise SettingsError(f"{name}={text} is outside {low} to {high}.")
+    return value
+
+
+def _pairs(environ: Mapping[str, str], name: str) -> list[tuple[str, str]]:
+    pairs = []
+    for part in environ.get(name, "").split(","):
+        if not part.strip():
+            continue
+        engine, separator, value = part.strip().partition("=")
+        if not separator or not value:
+            raise SettingsError(f"{name} must be pairs such as llamacpp=http://127.0.0.1:8080, with commas between.")
+        if engine not in ENGINES:
+            raise SettingsError(f"{name} names the engine {engine!r}; this version knows: {', '.join(ENGINES)}.")
+        pairs.append((engine, value))
+    return pairs
+
+
+def _upstream(environ: Mapping[str, str]) -> UpstreamAddress:
+    addresses = _pairs(environ, "GATEWAY_UPSTREAMS")
+    if not addresses:
+        raise SettingsError(
+            "GATEWAY_UPSTREAMS is not set. Say where the inference server listens, for example "
+            "GATEWAY_UPSTREAMS=llamacpp=http://127.0.0.1:8080."
+        )
+    if len(addresses) > 1:
+        raise SettingsError("GATEWAY_UPSTREAMS names several servers; this version speaks to one.")
+    (engine, url) = addresses[0]
+    if not (url.startswith(("http://", "https://")) or (url.startswith("unix:/"))):
+        raise SettingsError(f"GATEWAY_UPSTREAMS: {url!r} is neither http://…, https://… nor unix:/….")
+    keys = dict(_pairs(environ, "GATEWAY_UPSTREAM_KEYS"))
+    return UpstreamAddress(engine=engine, url=url, key=keys.get(engine))

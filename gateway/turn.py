@@ -1,0 +1,383 @@
+"""One turn: opened, relayed, closed. The heart; read it beside docs/architecture.md.
+
+Both kinds take a slot, open a generation and wait for its first event before their caller hears anything, so that what
+fails until then has an honest status and leaves nothing behind. A `ChatTurn` stores nothing. A `ResponseTurn` writes
+its question beside the model's work on the prompt, and is closed exactly once, whatever ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gateway.admission import Admission
+from gateway.auth import Caller
+from gateway.dialects import Chunk, Prompt, Usage
+from gateway.errors import GatewayError, NotFound, ShuttingDown, UpstreamFailed
+from gateway.limits import Budget, RequestLimits
+from gateway.prompt import Fitted, Message, fit, require_plausible
+from gateway.response_object import new_body, output_part, usage_object
+from gateway.schemas import ChatMessage, ChatRequest, ResponseRequest, Sampling
+from gateway.settings import Settings
+from gateway.store import Item, Store, new_id
+from gateway.upstream import Generation, Upstream, decode
+
+log = logging.getLogger("gateway.turn")
+CHECKPOINT_S = 2.0
+_STOPPING = "shutting_down"
+_DEFAULT_MODELS = ("dummy", "tgi", "")  # what huggingface_hub and TGI's own clients send when none is named
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a turn works with; put together once in gateway/main.py."""
+
+    settings: Settings
+    upstream: Upstream
+    store: Store
+    limits: RequestLimits
+    admission: Admission
+    open_turns: OpenTurns
+
+    def charge(self, caller: Caller) -> Budget:
+        """Charges one request. Raises RateLimited, ShuttingDown."""
+        self.open_turns.require_open()
+        default = self.settings.user_rpm if caller.end_user else self.settings.key_rpm
+        return self.limits.take(caller.owner, caller.key.rpm or default)
+
+    def require_model(self, name: str | None) -> None:
+        """Raises NotFound for a model that is not the one served; some clients name none, or the URL."""
+        if name is None or name == self.settings.model or name in _DEFAULT_MODELS:
+            return
+        if not name.startswith(("http://", "https://")):
+            raise NotFound(
+                f"The model '{name[:100]}' is not served here; '{self.settings.model}' is.",
+                param="model",
+                code="model_not_found",
+            )
+
+
+class OpenTurns:
+    """The turns that run now: for checkpoints, for what could not be written yet, and for an orderly stop."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._responses: set[ResponseTurn] = set()
+        self._unwritten: list[tuple[dict[str, Any], Item]] = []
+        self._is_stopping = False
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def require_open(self) -> None:
+        """Raises ShuttingDown once the gateway is stopping."""
+        if self._is_stopping:
+            raise ShuttingDown("The server is being stopped. Try again when it is back.", retry_after_s=5)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Marks the current task as one that a stop waits for and then ends, with ShuttingDown."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.require_open()
+        self._tasks.add(task)
+        try:
+            yield
+        except asyncio.CancelledError as cancelled:
+            if cancelled.args != (_STOPPING,):
+                raise
+            task.uncancel()
+            raise ShuttingDown("The server is being stopped; the answer ends here.", retry_after_s=5) from None
+        finally:
+            self._tasks.discard(task)
+
+    @asynccontextmanager
+    async def checkpointed(self, turn: ResponseTurn) -> AsyncIterator[None]:
+        self._responses.add(turn)
+        try:
+            yield
+        finally:
+            self._responses.discard(turn)
+
+    def keep_for_later(self, body: dict[str, Any], answer: Item) -> None:
+        """An end that could not be written now; the checkpoints try again."""
+        self._unwritten.append((body, answer))
+
+    async def run_checkpoints(self) -> None:
+        """Every two seconds writes all open answers, and what could not be written before. Runs until cancelled."""
+        while True:
+            await asyncio.sleep(CHECKPOINT_S)
+            try:
+                await self.checkpoint()
+            except GatewayError as error:
+                log.warning("checkpoint: %s", error)
+
+    async def checkpoint(self) -> None:
+        while self._unwritten:
+            await self._store.finish_turn(*self._unwritten[0])
+            del self._unwritten[0]
+        answers = [turn.answer() for turn in self._responses if turn.is_stored and turn.has_news()]
+        if answers:
+            await self._store.checkpoint(answers)
+
+    async def stop(self, drain_s: float) -> None:
+        """Takes no new turns, lets the open ones go on for `drain_s`, then ends them; what they have is kept."""
+        self._is_stopping = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=drain_s)
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel(_STOPPING)
+        if tasks:
+            await asyncio.wait(tasks, timeout=5)
+
+
+class ChatTurn:
+    """A stateless completion."""
+
+    def __init__(self, parts: Parts, caller: Caller, request: ChatRequest) -> None:
+        self.parts = parts
+        self.request = request
+        self.finish_reason: str | None = None
+        self._caller = caller
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Generation]:
+        """Holds slot and generation. Raises Overloaded, ContextTooLong, UpstreamNotReady, UpstreamFailed …"""
+        prompt = self._prompt()
+        async with self.parts.open_turns.running(), self.parts.admission.lease(self._caller.owner):
+            with await self.parts.upstream.open(prompt) as generation:
+                yield generation
+
+    def note(self, chunk: Chunk) -> None:
+        """Remembers how the answer ended."""
+        self.finish_reason = chunk.finish_reason or self.finish_reason
+
+    def require_finished(self) -> None:
+        """Raises UpstreamFailed when the stream ended without saying why: a cut answer must not pass as whole."""
+        if self.finish_reason is None:
+            raise UpstreamFailed("The inference server's answer broke off. Try again.")
+
+    def _prompt(self) -> Prompt:
+        request, context = self.request, self.parts.settings.context_tokens
+        require_plausible(sum(len(m.text.encode()) for m in request.messages), context, "messages")
+        stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
+        return Prompt(
+            messages=[(_engine_role(message.role), message.text) for message in request.messages],
+            max_tokens=min(request.max_completion_tokens or request.max_tokens or context, context),
+            stop=stop,
+            presence_penalty=request.presence_penalty,
+            frequency_penalty=request.frequency_penalty,
+            **_sampling(request),
+        )
+
+
+class ResponseTurn:
+    """A turn of the Responses API, stored unless its caller said `store: false`."""
+
+    def __init__(self, parts: Parts, caller: Caller, request: ResponseRequest) -> None:
+        self.parts = parts
+        self.is_stored = request.store is not False
+        self.answer_id = new_id("msg")
+        self._caller = caller
+        self._request = request
+        self._texts: list[str] = []
+        self._checkpointed = 0
+        self._finish_reason: str | None = None
+        self._usage: Usage | None = None
+        self.body = new_body(new_id("resp"), request, model=parts.settings.model, created_at=int(time.time()))
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Generation]:
+        """Holds slot, generation and the open turn in the store; closes the turn whatever happens inside.
+
+        A turn that fails before it is opened leaves nothing behind. Raises like ChatTurn.open, and NotFound,
+        ConversationBusy, HistoryUnavailable.
+        """
+        async with self.parts.open_turns.running():
+            fitted, question = await self._fit()
+            self.body["truncated_items"] = fitted.dropped
+            async with self.parts.admission.lease(self._caller.owner):
+                with await self._begin(fitted, question) as generation:
+                    async with self.parts.open_turns.checkpointed(self), self._closing():
+                        yield generation
+
+    def take(self, payload: bytes) -> str:
+        """Adds one event of the answer; returns the text that it adds. Raises what the event reports."""
+        chunk = decode(payload)
+        if chunk.text:
+            self._texts.append(chunk.text)
+        self._finish_reason = chunk.finish_reason or self._finish_reason
+        self._usage = chunk.usage or self._usage
+        return chunk.text
+
+    def answer(self) -> Item:
+        """The answer so far, or as it ended."""
+        self._checkpointed = len(self._texts)
+        return Item(
+            id=self.answer_id,
+            role="assistant",
+            status=_item_status(self.body["status"]),
+            content=[output_part("".join(self._texts))],
+            is_output=True,
+            tokens=self._usage.output_tokens if self._usage else len(self._texts),
+            response_id=self.body["id"],
+        )
+
+    def has_news(self) -> bool:
+        """Whether the answer has grown since it was last taken."""
+        return len(self._texts) > self._checkpointed
+
+    async def _fit(self) -> tuple[Fitted, list[Item]]:
+        """The prompt that fits, and the question's items with their tokens counted."""
+        request, context = self._request, self.parts.settings.context_tokens
+        messages = request.input_messages()
+        size = sum(len(message.text.encode()) for message in messages) + len((request.instructions or "").encode())
+        require_plausible(size, context, "input")
+        asked, history = await asyncio.gather(
+            asyncio.gather(*(self._counted(message.role, message.text) for message in messages)),
+            self._history(),
+        )
+        question = [_question_item(message, counted.tokens) for message, counted in zip(messages, asked, strict=True)]
+        system = [await self._counted("system", request.instructions)] if request.instructions else []
+        budget = min(request.max_total_tokens or context, context)
+        fitted = fit(
+            [*system, *history],
+            asked,
+            budget=budget,
+            max_output_tokens=request.max_output_tokens,
+            may_truncate=request.truncation == "auto",
+        )
+        return fitted, question
+
+    async def _history(self) -> list[Message]:
+        request = self._request
+        items = await self.parts.store.history(
+            self._caller.owner, request.conversation_id, request.previous_response_id
+        )
+        return await asyncio.gather(*(self._counted(item.role, item.text, item.tokens) for item in items if item.text))
+
+    async def _counted(self, role: str, text: str, tokens: int | None = None) -> Message:
+        if tokens is None:
+            tokens = await self.parts.upstream.count(text)
+        return Message(_engine_role(role), text, tokens)
+
+    async def _begin(self, fitted: Fitted, question: Sequence[Item]) -> Generation:
+        """Opens the generation while the question is written. When either fails, neither remains."""
+        prompt = Prompt(
+            messages=[(message.role, message.text) for message in fitted.messages],
+            max_tokens=fitted.max_tokens,
+            **_sampling(self._request),
+        )
+        opening = asyncio.ensure_future(self.parts.upstream.open(prompt))
+        writing = asyncio.ensure_future(self._write_question(question))
+        try:
+            await asyncio.wait({opening, writing}, return_when=asyncio.FIRST_EXCEPTION)
+            if writing.done():
+                writing.result()
+            generation = await opening
+            await writing
+        except asyncio.CancelledError:  # the caller left: the question stays, with an empty answer
+            if await self._take_back(opening, writing):
+                await self._finish("incomplete", reason="interrupted")
+            raise
+        except BaseException:
+            if await self._take_back(opening, writing):
+                await self._abandon()
+            raise
+        return generation
+
+    async def _write_question(self, question: Sequence[Item]) -> None:
+        if self.is_stored:
+            await self.parts.store.begin_turn(
+                self._caller.owner,
+                self.body,
+                conversation_id=self._request.conversation_id,
+                previous_id=self._request.previous_response_id,
+                question=question,
+                answer=replace(self.answer(), tokens=None),
+            )
+
+    async def _take_back(self, opening: asyncio.Future[Generation], writing: asyncio.Future[None]) -> bool:
+        """Ends what `_begin` had started; tells whether the question is in the store."""
+        if not opening.cancel() and not opening.exception():
+            opening.result().close()
+        both: set[asyncio.Future[Any]] = {opening, writing}
+        await asyncio.wait(both, timeout=5)  # a write that has begun cannot be called back
+        is_written = writing.done() and not writing.cancelled() and writing.exception() is None
+        return self.is_stored and is_written
+
+    async def _abandon(self) -> None:
+        try:
+            await self.parts.store.abandon_turn(self.body["id"])
+        except GatewayError as error:
+            log.warning("a turn that failed could not be taken back: %s", error)
+
+    @asynccontextmanager
+    async def _closing(self) -> AsyncIterator[None]:
+        """Closes the turn exactly once: as completed, incomplete (cut, or the caller left) or failed."""
+        try:
+            yield
+            if self._finish_reason is None:
+                raise UpstreamFailed("The inference server's answer broke off. Try again.")
+        except GatewayError as error:
+            await self._finish("failed", error=error)
+            raise
+        except BaseException:  # the caller left, or a bug: either way what was generated is kept
+            await self._finish("incomplete", reason="interrupted")
+            raise
+        if self._finish_reason == "length":
+            await self._finish("incomplete", reason="max_output_tokens")
+        else:
+            await self._finish("completed")
+
+    async def _finish(self, status: str, *, reason: str | None = None, error: GatewayError | None = None) -> None:
+        self.body = self.body | {
+            "status": status,
+            "incomplete_details": {"reason": reason} if reason else None,
+            "error": {"code": error.code, "message": error.message} if error else None,
+            "usage": usage_object(self._usage),
+        }
+        if not self.is_stored:
+            return
+        answer = self.answer()
+        try:
+            await self.parts.store.finish_turn(self.body, answer)
+        except GatewayError as unwritten:
+            self.parts.open_turns.keep_for_later(self.body, answer)
+            if status in ("completed", "incomplete") and reason != "interrupted":
+                error_fields = {"code": unwritten.code, "message": unwritten.message}
+                self.body = self.body | {"status": "failed", "error": error_fields}
+                raise
+
+
+def _engine_role(role: str) -> str:
+    return "system" if role == "developer" else role
+
+
+def _item_status(response_status: str) -> str:
+    return {"in_progress": "in_progress", "completed": "completed"}.get(response_status, "incomplete")
+
+
+def _question_item(message: ChatMessage, tokens: int) -> Item:
+    kind = "output_text" if message.role == "assistant" else "input_text"
+    text = message.text
+    content = [output_part(text)] if kind == "output_text" else [{"type": kind, "text": text}]
+    return Item(new_id("msg"), message.role, "completed", content, tokens=tokens)
+
+
+def _sampling(request: Sampling) -> dict[str, Any]:
+    return {
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": request.top_k,
+        "min_p": request.min_p,
+        "repetition_penalty": request.repetition_penalty,
+        "seed": request.seed,
+    }

@@ -1,0 +1,214 @@
+"""One HTTP/1.1 exchange with an inference server, over TCP, TLS or a Unix socket.
+
+Our own small client on httptools, because the relay lives from three things that general clients do slowly or late:
+a read is handed on as it came, closing an exchange closes the connection at once (which frees the engine), and a
+slow reader stops the engine instead of filling memory. One connection carries one exchange.
+Message format: RFC 9112.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, cast
+from urllib.parse import urlsplit
+
+import httptools
+
+_HIGH_WATER_BYTES = 256 * 1024
+
+
+class WireError(Exception):
+    """The base of what can go wrong here."""
+
+
+class ConnectFailed(WireError):
+    """Nobody listens there, or not within the time."""
+
+
+class ConnectionBroken(WireError):
+    """The connection ended, or spoke something else than HTTP, before the answer was whole."""
+
+
+class ReadTimeout(WireError):
+    """Nothing came within the time."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """A parsed upstream URL; `unix_path` is set for a Unix socket, `host` and `port` otherwise."""
+
+    host: str
+    port: int
+    unix_path: str | None = None
+    tls: ssl.SSLContext | None = None
+    prefix: str = ""
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Takes `http://host:port/prefix`, `https://…` or `unix:/path`."""
+        if url.startswith("unix:"):
+            return cls(host="localhost", port=0, unix_path=url.removeprefix("unix:"))
+        parts = urlsplit(url)
+        tls = ssl.create_default_context() if parts.scheme == "https" else None
+        port = parts.port or (443 if tls else 80)
+        return cls(host=parts.hostname or "", port=port, tls=tls, prefix=parts.path.rstrip("/"))
+
+
+class Exchange(asyncio.Protocol):
+    """One request on its way and its answer. Made by `open_exchange`; close it, or use it as a context."""
+
+    def __init__(self, request: bytes) -> None:
+        self.status = 0
+        self._request = request
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._chunks: list[bytes] = []
+        self._buffered = 0
+        self._paused = False
+        self._has_head = False
+        self._ends_by_close = True
+        self._complete = False
+        self._failure: str | None = None
+        self._wakeup: asyncio.Future[None] | None = None
+
+    # --- for the caller
+
+    async def read_head(self, timeout_s: float) -> int:
+        """Waits for the status line and the headers; returns the status."""
+        await self._wait_until(lambda: self._has_head, timeout_s)
+        return self.status
+
+    async def read(self, timeout_s: float) -> bytes:
+        """The body's bytes that have come since the last read; b"" when the body has ended.
+
+        Raises:
+            ReadTimeout: nothing came for `timeout_s`.
+            ConnectionBroken: the connection ended before the body did.
+        """
+        if not self._chunks and not self._complete:
+            await self._wait_until(lambda: bool(self._chunks) or self._complete, timeout_s)
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._buffered = 0
+        if self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    async def read_all(self, timeout_s: float, limit_bytes: int = 4 << 20) -> bytes:
+        """The rest of the body, at most `limit_bytes` of it."""
+        parts: list[bytes] = []
+        size = 0
+        while size < limit_bytes and (data := await self.read(timeout_s)):
+            parts.append(data)
+            size += len(data)
+        return b"".join(parts)[:limit_bytes]
+
+    def close(self) -> None:
+        """Drops the connection at once; an engine that is still generating notices."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def _wait_until(self, is_met: Callable[[], bool], timeout_s: float) -> None:
+        while not is_met():
+            if self._failure is not None:
+                raise ConnectionBroken(self._failure)
+            self._wakeup = asyncio.get_running_loop().create_future()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._wakeup
+            except TimeoutError:
+                raise ReadTimeout(f"nothing came for {timeout_s:g} s") from None
+            finally:
+                self._wakeup = None
+
+    def _wake(self) -> None:
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
+
+    # --- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own class is not a subclass
+        self._transport.write(self._request)
+        self._request = b""
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._failure = f"not an HTTP answer: {error}"
+            self.close()
+        if self._buffered > _HIGH_WATER_BYTES and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self._complete:
+            if self._has_head and self._ends_by_close and error is None and self._failure is None:
+                self._complete = True
+            else:
+                self._failure = self._failure or "the connection ended early"
+        self._wake()
+
+    # --- httptools callbacks
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() in (b"content-length", b"transfer-encoding"):
+            self._ends_by_close = False
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+        self._has_head = True
+
+    def on_body(self, body: bytes) -> None:
+        self._chunks.append(body)
+        self._buffered += len(body)
+
+    def on_message_complete(self) -> None:
+        self._complete = True
+
+
+async def open_exchange(
+    address: Address,
+    method: str,
+    path: str,
+    *,
+    headers: dict[str, str],
+    body: bytes = b"",
+    connect_timeout_s: float,
+) -> Exchange:
+    """Connects and sends one request.
+
+    Raises:
+        ConnectFailed: nobody listens at `address`, or not within `connect_timeout_s`.
+    """
+    lines = [f"{method} {address.prefix}{path} HTTP/1.1", f"host: {address.host}", "connection: close"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    lines.append(f"content-length: {len(body)}")
+    request = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(connect_timeout_s):
+            if address.unix_path is not None:
+                _, exchange = await loop.create_unix_connection(lambda: Exchange(request), address.unix_path)
+            else:
+                _, exchange = await loop.create_connection(
+                    lambda: Exchange(request), address.host, address.port, ssl=address.tls
+                )
+    except (OSError, TimeoutError) as error:
+        raise ConnectFailed(f"{type(error).__name__}: {error}") from None
+    return exchange
