@@ -54,7 +54,7 @@ async def _post(endpoint: str, path: str, api_key: str, body: dict[str, Any]) ->
         while len(answer) < MOST_ANSWER_BYTES and (block := await reader.read(65536)):
             answer += block
     finally:
-        writer.close()
+        writer.transport.abort()
     return _parse(bytes(answer))
 
 

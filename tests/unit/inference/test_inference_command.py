@@ -1,0 +1,65 @@
+"""The command line: exit codes and messages, and that importing does nothing."""
+
+import subprocess
+import sys
+
+import pytest
+
+from inference import errors
+from inference.__main__ import ROOT, main
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+
+
+def test_list_marks_the_chosen_model(capsys, monkeypatch):
+    monkeypatch.setenv("MODEL", "internlm2-chat-7b")
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("*")] == ["internlm2-chat-7b"]
+    assert len(lines) == 7
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "part"),
+    [
+        (["prepare", "--model", "nothing"], 3, "There is no model named 'nothing'"),
+        (["prepare", "--model", "/nothing.gguf"], 3, "There is no model file /nothing.gguf"),
+        (["prepare", "--model", "internlm2-chat-7b"], 4, "cannot fetch internlm2-chat-7b yet"),
+        (["serve", "--engine", "tgi"], 2, "engine 'tgi' is not there"),
+    ],
+)
+def test_errors_are_one_line_with_their_code(capsys, argv, code, part):
+    assert main(argv) == code
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert part in said
+    assert said.count("\n") == 1
+
+
+def test_a_wrong_variable_ends_with_2(capsys, monkeypatch):
+    monkeypatch.setenv("INFERENCE_SLOTS", "none")
+    assert main(["list"]) == 2
+    assert "INFERENCE_SLOTS" in capsys.readouterr().err
+
+
+def test_every_error_has_its_own_exit_code_and_is_in_the_table():
+    kinds = errors.InferenceError.__subclasses__()
+    assert len({kind.exit_code for kind in kinds}) == len(kinds)
+    for kind in kinds:
+        assert any(kind.__name__ in line and f" {kind.exit_code} " in line for line in errors.__doc__.splitlines()), (
+            kind.__name__
+        )
+
+
+def test_help_has_examples_and_exit_codes():
+    done = subprocess.run(
+        [sys.executable, "-m", "inference", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "python -m inference serve --model" in done.stdout
+    assert "exit codes:" in done.stdout
