@@ -41,9 +41,10 @@ class SseDecoder:
         return events
 
     def _lines(self, portion: bytes) -> list[bytes]:
-        if self._skip_lf and portion:
+        if not portion:
+            return []
+        if self._skip_lf:
             portion = portion.removeprefix(b"\n")
-            self._skip_lf = False
         self._rest += portion
         # A CR at the very end may be half of a CRLF: the line is complete now, the LF is skipped when it comes.
         self._skip_lf = portion.endswith(b"\r")

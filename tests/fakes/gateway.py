@@ -272,7 +272,7 @@ class FakeGateway:
 def serve(app: Any, *, lifespan: str = "off") -> Iterator[str]:
     """Runs an ASGI app on a free loopback port, in a thread, for as long as the context is open."""
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, log_level="warning", lifespan=lifespan, timeout_graceful_shutdown=1
+        app, host="127.0.0.1", port=0, log_level="warning", lifespan=lifespan, timeout_graceful_shutdown=0
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

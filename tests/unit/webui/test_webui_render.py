@@ -1,0 +1,82 @@
+"""What people read: errors with their wait, the state of the server, and nothing unescaped."""
+
+from __future__ import annotations
+
+import pytest
+
+from webui import render
+from webui.errors import GatewayError, GatewayUnreachable
+from webui.view import Notice, Shown
+from webui.wire import Conversation, Status
+
+pytestmark = pytest.mark.unit
+
+
+def test_messages_keep_their_text_exactly_and_marks_stand_apart() -> None:
+    text = "  indented\n\n    code\n<b>"
+    shown = render.messages([Shown("user", text), Shown("assistant", "half", "mark_stopped")], "en")
+    assert shown[0] == {"role": "user", "content": [{"type": "text", "text": text}]}
+    assert shown[1]["content"][0] == {"type": "text", "text": "half"}
+    assert "Stopped" in shown[1]["content"][1]["text"]
+
+
+@pytest.mark.parametrize(
+    ("retry_after_s", "wait"), [(12.0, "12 s"), (0.2, "1 s"), (0.0, "1 s"), (None, "5 s"), (2.1, "3 s")]
+)
+def test_a_limit_names_the_wait(retry_after_s: float | None, wait: str) -> None:
+    error = GatewayError("rate_limit_exceeded", "slow down", retry_after_s=retry_after_s)
+    assert wait.removesuffix(" s") in render.error_sentence(error, "zh")
+    assert wait in render.error_sentence(error, "en")
+
+
+def test_an_unknown_code_is_shown_with_its_message() -> None:
+    sentence = render.error_sentence(GatewayError("brand_new", "Something {odd}."), "en")
+    assert "Something {odd}." in sentence
+    assert "brand_new" in sentence
+
+
+def test_notices_are_escaped_and_stay_on_one_line() -> None:
+    error = GatewayError("x", "<script>\n\n# no</script>")
+    made = render.notice_html(Notice("truncated", {"n": 3}), error, "en")
+    assert "<script>" not in made
+    assert "\n" not in made
+    assert 'role="alert"' in made
+    assert "oldest 3 messages" in made
+    assert render.notice_html(None, None, "en") == ""
+    assert "cannot be reached" in render.notice_html(None, GatewayUnreachable("x"), "en")
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (
+            Status("download", model="m", done=50_000_000, total=100_000_000, unit="bytes"),
+            "Downloading m: 50.0 MB / 100.0 MB (50 %)",
+        ),
+        (
+            Status("download", title="Model M", done=2_000, total=3_000_000_000, unit="bytes"),
+            "Downloading Model M: 2 kB / 3.0 GB (0 %)",
+        ),
+        (Status("convert", model="m", done=3, total=4, unit="shards"), "Converting m: 75 %"),
+        (Status("load", model="m", since=90.0), "Loading m · 10 s"),
+        (Status("load", model="m", since=0.0), "Loading m"),
+        (Status("failed", message="out of memory"), "The model could not be started: out of memory"),
+        (Status("ready", ready=True, model="m"), "m is ready"),
+        (Status("surprise"), "Waiting for the inference server"),
+        (Status("connecting"), "Connecting to the server"),
+    ],
+)
+def test_the_status_line_says_what_happens(status: Status, expected: str) -> None:
+    assert render.status_sentence(status, "en", now=100_000.0 if status.since == 0 else 100.0) == expected
+
+
+def test_the_status_line_is_escaped_and_carries_the_note_in_the_language() -> None:
+    status = Status("failed", message="<img src=x>", note={"en": "Tiny.", "zh": "很小。"})
+    assert "<img" not in render.status_html(status, "en")
+    assert "很小。" in render.status_html(status, "zh")
+    assert "<progress" in render.status_html(Status("download", done=1, total=2, unit="bytes"), "en")
+    assert "<progress" not in render.status_html(Status("ready", ready=True, done=1, total=2), "en")
+
+
+def test_untitled_conversations_have_a_name() -> None:
+    assert render.choices([Conversation("conv_1", "")], "zh") == [("无标题", "conv_1")]

@@ -1,0 +1,75 @@
+"""Settings name the variable that is wrong; secrets are made once and kept closed."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from webui.errors import KeyMissing, SettingsError
+from webui.settings import Settings
+
+pytestmark = pytest.mark.unit
+
+
+def test_defaults_need_no_environment(tmp_path: Path) -> None:
+    settings = Settings.from_env({}, tmp_path)
+    assert settings.gateway_url == "http://127.0.0.1:8000"
+    assert settings.api_key_file == tmp_path / "data" / "webui.key"
+    assert settings.secret_file == tmp_path / "data" / "webui.secret"
+
+
+def test_data_dir_moves_both_files_and_each_can_be_named(tmp_path: Path) -> None:
+    settings = Settings.from_env({"DATA_DIR": "elsewhere", "WEBUI_API_KEY_FILE": "/run/key"}, tmp_path)
+    assert settings.secret_file == tmp_path / "elsewhere" / "webui.secret"
+    assert settings.api_key_file == Path("/run/key")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WEBUI_GATEWAY_URL", "127.0.0.1:8000"),
+        ("WEBUI_GATEWAY_URL", "ftp://gateway"),
+        ("WEBUI_FRAME_ANCESTORS", "https://a; script-src *"),
+        ("WEBUI_STREAM_IDLE_TIMEOUT_S", "soon"),
+        ("WEBUI_STREAM_IDLE_TIMEOUT_S", "-1"),
+    ],
+)
+def test_a_wrong_value_names_its_variable(name: str, value: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_env({name: value}, tmp_path)
+
+
+def test_the_key_is_read_when_it_is_needed(tmp_path: Path) -> None:
+    settings = Settings.from_env({"DATA_DIR": str(tmp_path)}, tmp_path)
+    with pytest.raises(KeyMissing, match="WEBUI_API_KEY_FILE"):
+        settings.read_api_key()
+    (tmp_path / "webui.key").write_text("sk-1\n")
+    assert settings.read_api_key() == "sk-1"
+    (tmp_path / "webui.key").write_text("sk-2\n")
+    assert settings.read_api_key() == "sk-2"
+
+
+def test_the_secret_is_made_once_for_the_owner_only(tmp_path: Path) -> None:
+    settings = Settings.from_env({"DATA_DIR": str(tmp_path / "new")}, tmp_path)
+    secret = settings.load_secret()
+    assert len(secret) >= 32
+    assert settings.load_secret() == secret
+    assert stat.S_IMODE(settings.secret_file.stat().st_mode) == 0o600
+
+
+def test_a_short_secret_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "webui.secret").write_text("short")
+    with pytest.raises(SettingsError, match="WEBUI_SECRET_FILE"):
+        Settings.from_env({"DATA_DIR": str(tmp_path)}, tmp_path).load_secret()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="WEBUI_SECRET_FILE"):
+        Settings.from_env({"DATA_DIR": str(tmp_path / "file" / "data")}, tmp_path).load_secret()
+
+
+def test_secrets_do_not_show_when_settings_are_printed() -> None:
+    assert "sk-1" not in repr(Settings(api_key="sk-1", secret=b"sk-1"))
