@@ -168,37 +168,52 @@ class Supervisor:
         """Start it; whatever happens, its whole group is gone and it is reaped afterwards."""
         self._engine.clear_the_way()
         self._log.begin(self._engine.description)
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *guard.command(self._engine.parent_death_signal, self._engine.argv()),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                env=self._engine.environment(),
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise StartFailed(f"No process can be started for the engine: {error.strerror}.") from None
-        child = _Child(process, asyncio.create_task(self._drain(process.stdout)), self._log)
+        child = await self._start()
         try:
             yield child
         finally:
             await child.end(self._timing.stop_timeout_s)
             self._engine.clear_the_way()
 
-    async def _drain(self, pipe: asyncio.StreamReader | None) -> None:
+    async def _start(self) -> _Child:
+        """The pipe is ours and not asyncio's: `Process.wait` would wait for all who hold its other end, too."""
+        read_end, write_end = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *guard.command(self._engine.parent_death_signal, self._engine.argv()),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=write_end,
+                stderr=write_end,
+                env=self._engine.environment(),
+                start_new_session=True,
+            )
+        except OSError as error:
+            os.close(read_end)
+            raise StartFailed(f"No process can be started for the engine: {error.strerror}.") from None
+        finally:
+            os.close(write_end)
+        return _Child(process, asyncio.create_task(self._drain(read_end)), self._log)
+
+    async def _drain(self, read_end: int) -> None:
         """Read all that the child says, so that it never blocks on a full pipe."""
-        assert pipe is not None
+        said = asyncio.StreamReader()
+        pipe = os.fdopen(read_end, "rb", buffering=0)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(said), pipe
+        )
         rest = b""
-        while block := await pipe.read(65536):
-            *lines, rest = (rest + block).split(b"\n")
-            for line in lines:
-                self._hear(line)
-            if len(rest) > LONGEST_LINE:
+        try:
+            while block := await said.read(65536):
+                *lines, rest = (rest + block).split(b"\n")
+                for line in lines:
+                    self._hear(line)
+                if len(rest) > LONGEST_LINE:
+                    self._hear(rest)
+                    rest = b""
+            if rest:
                 self._hear(rest)
-                rest = b""
-        if rest:
-            self._hear(rest)
+        finally:
+            transport.close()
 
     def _hear(self, raw: bytes) -> None:
         line = self._engine.redacted(raw.decode("utf-8", "replace").rstrip())
@@ -238,8 +253,9 @@ class _Child:
         return self._process.returncode is not None
 
     async def ending(self, engine: Engine) -> str:
-        """Wait for its end and for its last words; returns the cause in plain words."""
+        """Wait for its end and for its last words; returns the cause in plain words. What is left of its group ends."""
         returncode = await self._process.wait()
+        self._signal(signal.SIGKILL)
         await asyncio.wait([self._drain], timeout=2)
         return engine.explain(self._log.tail, returncode)
 
