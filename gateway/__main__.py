@@ -67,7 +67,7 @@ def _serve(options: argparse.Namespace) -> int:
     settings = Settings.from_env(os.environ, ROOT)
     telemetry.configure(options.log_level)
     app = create_app(settings)
-    server = Server(app, app, host=settings.host, port=settings.port, drain_s=settings.timeouts.drain_s)
+    server = Server(app, host=settings.host, port=settings.port, drain_s=settings.timeouts.drain_s)
     server.run()
     return 0 if server.started else 1
 

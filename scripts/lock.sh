@@ -9,6 +9,6 @@ compile --group app --generate-hashes -o requirements.lock "$@"
 compile --group dev --generate-hashes -c requirements.lock -o requirements-dev.lock "$@"
 {
   echo "# What a Space installs. Made from requirements.lock by scripts/lock.sh; without hashes, because Spaces add packages of their own."
-  compile --group app -c requirements.lock --no-annotate -o -
+  compile --group app -c requirements.lock --no-annotate
 } >requirements.txt.new
 mv requirements.txt.new requirements.txt

@@ -1,0 +1,255 @@
+"""The whole stack on one host: `python app.py`.
+
+The port opens first; the page shows what the model's side is doing. Behind it, in this order: the gateway with the web
+UI mounted at `/`, the model (fetched and checked in a thread), and the inference server as a supervised child process.
+The web UI calls the gateway over HTTP here too, so one host and many behave the same.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if sys.version_info < (3, 11):
+    sys.exit("app.py needs Python 3.11 or newer, and this is %d.%d. Start it with a newer one." % sys.version_info[:2])
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import logging.handlers
+import os
+import socket
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.server import Server
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))  # it runs from any folder, and through a symbolic link
+
+import inference  # noqa: E402
+from inference import InferenceError, LaunchPlan, LlamaCpp, Progress, Report, StatusFile  # noqa: E402
+
+EXAMPLES = """examples:
+  python app.py
+  python app.py --model /models/internlm2-chat-1_8b.Q4_K_M.gguf --port 8080
+
+Every option is also an environment variable (MODEL, INFERENCE_ENGINE, HOST, PORT or GRADIO_SERVER_PORT); .env.example
+names them all. Exit codes: 0 stopped, 1 failed, 2 wrong options or settings; others as `python -m inference --help`."""
+DEFAULT_PORT = 7860
+_DRAIN_S = "3"  # one person at one machine waits for Ctrl-C
+
+
+class CannotStart(Exception):
+    """One sentence: what is wrong and what to do."""
+
+
+def main() -> int:
+    """Runs until it is stopped; returns the exit code."""
+    environ = _environment(_options())
+    try:
+        address = _bind(environ)
+        settings = inference.Settings.from_env(environ, ROOT)
+        model = inference.find_model(settings.model, inference.load_catalogue(), settings.root)
+        plan = inference.make_plan(model, settings, inference.this_machine())
+        _configure_logs(settings.data_dir / "logs")
+        with inference.socket_folder(settings.runtime_dirs) as folder:
+            asyncio.run(_serve(plan, LlamaCpp(plan, folder), settings, environ, address))
+    except InferenceError as error:
+        return _fail(error.message, error.exit_code)
+    except CannotStart as error:
+        return _fail(str(error), 2)
+    except ModuleNotFoundError as missing:
+        return _fail(f"the package {missing.name!r} is not installed. `make run` installs everything and starts it.", 1)
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python app.py",
+        description="The whole stack on one host: model, gateway, web UI.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", help="a name of `python -m inference list`, or the path of a .gguf file")
+    parser.add_argument("--engine", help="auto or llamacpp")
+    parser.add_argument("--host", help="address to listen on (127.0.0.1; all addresses in a container or Space)")
+    parser.add_argument("--port", help=f"port to listen on ({DEFAULT_PORT}; 0 takes a free one)")
+    return parser.parse_args()
+
+
+def _environment(options: argparse.Namespace) -> dict[str, str]:
+    """The environment with the options written over it."""
+    environ = dict(os.environ)
+    named = {"MODEL": options.model, "INFERENCE_ENGINE": options.engine, "HOST": options.host, "PORT": options.port}
+    environ.update({name: value for name, value in named.items() if value is not None})
+    return environ
+
+
+def _is_contained(environ: Mapping[str, str]) -> bool:
+    """Whether this is a container or a Space, where only the platform reaches the port and 127.0.0.1 would hide it."""
+    return (
+        bool(environ.get("SPACE_ID"))
+        or Path("/home/xlab-app-center").is_dir()
+        or any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
+    )
+
+
+def _bind(environ: Mapping[str, str]) -> socket.socket:
+    """The listening socket. Raises CannotStart when the port cannot be had."""
+    host = environ.get("HOST") or ("0.0.0.0" if _is_contained(environ) else "127.0.0.1")
+    text = environ.get("PORT") or environ.get("GRADIO_SERVER_PORT") or str(DEFAULT_PORT)
+    if not text.isdecimal() or int(text) > 65535:
+        raise CannotStart(f"PORT={text!r} is not a port: a number from 0 to 65535.")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, int(text), type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except PermissionError:
+        raise CannotStart(
+            f"Port {text} needs more rights than this user has. Choose one from 1024: PORT=7861."
+        ) from None
+    except OSError as error:
+        raise CannotStart(
+            f"Port {text} on {host} cannot be had: {error.strerror or error}. When another program holds it, stop that "
+            "one or choose another port, for example: make run PORT=7861"
+        ) from None
+    return listener
+
+
+def _configure_logs(folder: Path) -> None:
+    """Everything to DATA_DIR/logs/app.log as JSON, bounded; warnings to the terminal too."""
+    from gateway.telemetry import JsonFormatter
+
+    terminal = logging.StreamHandler()
+    terminal.setLevel(logging.WARNING)
+    terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handlers: list[logging.Handler] = [terminal]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = logging.handlers.RotatingFileHandler(folder / "app.log", maxBytes=5_000_000, backupCount=2)
+    except OSError as error:
+        raise CannotStart(f"{folder} cannot be written: {error.strerror}. Set DATA_DIR to a folder that can.") from None
+    file.setFormatter(JsonFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[*handlers, file], force=True)
+    for quiet in ("alembic", "httpx", "httpx2", "uvicorn"):
+        logging.getLogger(quiet).setLevel(logging.WARNING)
+
+
+async def _serve(
+    plan: LaunchPlan,
+    engine: LlamaCpp,
+    settings: inference.Settings,
+    environ: Mapping[str, str],
+    listener: socket.socket,
+) -> None:
+    """Everything, until SIGINT or SIGTERM: first the open answers end, then the connections, last the child."""
+    status, line = StatusFile(settings.data_dir / "status.json", plan.model.name), inference.ProgressLine()
+
+    def report(news: Progress) -> None:
+        status(news)
+        line(news)
+
+    print(f"listening on {_url_of(listener)}; the model comes next: {plan.model.title}", flush=True)
+    report(Progress("start"))
+    cancelled = threading.Event()
+    server, web_lifespan = _build(plan, engine, environ, listener)
+    async with web_lifespan:
+        model = asyncio.create_task(_run_model(engine, settings, report, cancelled, _url_of(listener)))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            print("stopping …", flush=True)
+            cancelled.set()
+            model.cancel()
+            await asyncio.wait({model})
+            line.close()
+            status.clear()
+
+
+def _build(
+    plan: LaunchPlan, engine: LlamaCpp, environ: Mapping[str, str], listener: socket.socket
+) -> tuple[Server, contextlib.AbstractAsyncContextManager[object]]:
+    """The gateway with the web UI mounted on it, and the web UI's lifespan. Imports late: the port is open by now.
+
+    Raises:
+        CannotStart: their settings or the store cannot be used.
+    """
+    import gateway.database
+    import gateway.main
+    import gateway.server
+    import gateway.settings
+    import webui.errors
+    import webui.main
+    import webui.settings
+
+    host, port = listener.getsockname()[:2]
+    ours = {
+        "MODEL": plan.model.name,
+        "GATEWAY_UPSTREAMS": f"{engine.dialect}={engine.endpoint}",
+        "GATEWAY_UPSTREAM_KEYS": f"{engine.dialect}={engine.api_key}",
+        "GATEWAY_CONTEXT_TOKENS": str(plan.context_tokens),
+        "GATEWAY_SLOTS": str(plan.slots),
+        "WEBUI_GATEWAY_URL": _url_of(listener),
+    }
+    defaults = {"GATEWAY_DRAIN_TIMEOUT_S": _DRAIN_S}
+    whole = {**defaults, **environ, **ours, "PORT": str(port), "HOST": host}
+    text = inference.model_text(plan.model)
+    try:
+        gateway_settings = dataclasses.replace(
+            gateway.settings.Settings.from_env(whole, ROOT),
+            model_title=text.title,
+            model_note={"en": text.note_en, "zh": text.note_zh},
+        )
+        app = gateway.main.create_app(gateway_settings)
+        web = webui.main.create_app(webui.settings.Settings.from_env(whole, ROOT))
+    except (gateway.settings.SettingsError, gateway.database.DatabaseError, webui.errors.SettingsError) as error:
+        raise CannotStart(str(error)) from None
+    app.mount("/", web)
+    server = gateway.server.Server(app, host=host, port=port, drain_s=gateway_settings.timeouts.drain_s)
+    return server, web.router.lifespan_context(web)
+
+
+async def _run_model(
+    engine: LlamaCpp, settings: inference.Settings, report: Report, cancelled: threading.Event, url: str
+) -> None:
+    """Prepares the model and keeps its engine running. When that fails the page stays, and says why."""
+    try:
+        file = await asyncio.to_thread(inference.prepare, engine.plan.model, settings, report, cancelled=cancelled)
+        supervisor = inference.make_supervisor(engine.serving(file), settings, report)
+        announcing = asyncio.create_task(_announce(supervisor, url, settings.data_dir))
+        try:
+            await supervisor.run()
+        finally:
+            announcing.cancel()
+    except InferenceError as error:
+        if not cancelled.is_set():
+            print(f"\nThe model cannot be served: {error.message}\n{url} says so too. Ctrl-C stops.", file=sys.stderr)
+
+
+async def _announce(supervisor: inference.Supervisor, url: str, data_dir: Path) -> None:
+    await supervisor.wait_ready()
+    print(f"\n  Chat:  {url}\n  API:   {url}/v1   (key in {data_dir / 'admin.key'}; described at {url}/docs)\n")
+    print("  Ctrl-C stops everything.", flush=True)
+
+
+def _url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"app.py: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""The page as tests use it: its parts by selector, its steps by name, and what it asked the network for."""
+
+from __future__ import annotations
+
+import urllib.parse
+
+from playwright.sync_api import Locator, Page, expect
+
+
+class ChatPage:
+    """One tab on the web UI."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.url = url
+        self.requested: list[str] = []
+        self.problems: list[str] = []
+        page.on("request", lambda request: self.requested.append(request.url))
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("console", lambda m: self.problems.append(m.text) if m.type == "error" else None)
+        self.message = page.locator("#message textarea")
+        self.send = page.locator("#send")
+        self.stop = page.locator("#stop")
+        self.retry = page.locator("#retry")
+        self.notice = page.locator("#notice")
+        self.status = page.locator("#status")
+        self.log = page.locator("#chat [role=log]")
+        self.questions = page.locator("#chat [data-testid=user]")
+        self.answers = page.locator("#chat [data-testid=bot]:not(:has(.mark))")
+        self.marks = page.locator("#chat .mark")
+        self.conversations = page.locator("#conversations label")
+        self.new_chat = page.locator("#new-chat")
+        self.toggle = page.locator("#sidebar .toggle-button")
+
+    def open(self) -> ChatPage:
+        """Loads the page and waits until it has loaded its own state."""
+        self.page.goto(self.url)
+        expect(self.status.locator("[data-stage]")).to_be_visible(timeout=20_000)
+        return self
+
+    def ask(self, text: str) -> ChatPage:
+        """Types a message and sends it with Enter."""
+        self.message.fill(text)
+        self.message.press("Enter")
+        return self
+
+    def answered(self, text: str | None = None, *, timeout_s: float = 15) -> ChatPage:
+        """Waits until the answer has ended."""
+        if text is not None:
+            expect(self.answers.last).to_contain_text(text, timeout=timeout_s * 1000)
+        expect(self.send).to_be_visible(timeout=timeout_s * 1000)
+        expect(self.stop).to_be_hidden()
+        return self
+
+    def conversation(self, title: str) -> Locator:
+        """An entry of the list."""
+        return self.conversations.filter(has_text=title)
+
+    def hosts(self) -> set[str]:
+        """Every host that the page asked for anything."""
+        return {host for url in self.requested if (host := urllib.parse.urlsplit(url).hostname)}

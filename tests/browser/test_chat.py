@@ -1,0 +1,187 @@
+"""Chatting in a real Chromium against the scripted gateway, at desktop and phone width."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import DESKTOP, PHONE, OpenPage, WebUI, within
+from tests.fakes.gateway import READY, FakeGateway, Scenario
+
+pytestmark = pytest.mark.browser
+SLOW = Scenario(words=[f"w{n} " for n in range(500)], delay_s=0.03)
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_tokens_arrive_one_after_the_other_and_nothing_leaves_the_host(
+    gateway: FakeGateway, open_page: OpenPage, size: tuple[int, int]
+) -> None:
+    gateway.state.scenario = Scenario(words=[f"w{n} " for n in range(40)], delay_s=0.03)
+    chat = open_page(size).ask("Hello")
+    expect(chat.message).to_have_value("")
+    expect(chat.questions).to_have_text("Hello")
+    expect(chat.answers).to_contain_text("w3 ")
+    expect(chat.answers).not_to_contain_text("w39")
+    expect(chat.stop).to_be_visible()
+    chat.answered("w39")
+    expect(chat.marks).to_have_count(0)
+    assert chat.hosts() == {"127.0.0.1"}
+    assert chat.problems == []
+    assert not chat.page.evaluate("document.documentElement.scrollWidth > innerWidth"), "wider than the window"
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_stop_keeps_the_text_frees_the_model_and_survives_a_reload(
+    gateway: FakeGateway, open_page: OpenPage, size: tuple[int, int]
+) -> None:
+    gateway.state.scenario = SLOW
+    chat = open_page(size).ask("Count")
+    expect(chat.answers).to_contain_text("w5 ")
+    pressed = time.monotonic()
+    chat.stop.click()
+    assert within(2, lambda: bool(gateway.state.left_at))
+    assert gateway.state.left_at[0] - pressed < 1.0
+    chat.answered("w5 ")
+    expect(chat.marks).to_have_text("Stopped")
+    expect(chat.notice).to_have_text("")
+    chat.open()
+    expect(chat.questions).to_have_text("Count")
+    expect(chat.answers).to_contain_text("w5 ")
+    expect(chat.marks).to_have_text("Unfinished answer")
+    expect(chat.conversation("Count")).to_have_count(1)
+
+
+def test_closing_the_tab_frees_the_model(gateway: FakeGateway, open_page: OpenPage) -> None:
+    gateway.state.scenario = SLOW
+    chat = open_page().ask("Count")
+    expect(chat.answers).to_contain_text("w3 ")
+    chat.page.close()
+    assert within(3, lambda: bool(gateway.state.left_at))
+
+
+def test_typing_goes_on_while_an_answer_comes(gateway: FakeGateway, open_page: OpenPage) -> None:
+    gateway.state.scenario = Scenario(words=[f"w{n} " for n in range(40)], delay_s=0.03)
+    chat = open_page().ask("Hello")
+    expect(chat.answers).to_contain_text("w3 ")
+    chat.message.fill("my next thought")
+    chat.message.press("Enter")
+    chat.answered("w39")
+    expect(chat.message).to_have_value("my next thought")
+    expect(chat.questions).to_have_count(1)
+
+
+def test_retry_replaces_the_last_answer(gateway: FakeGateway, open_page: OpenPage) -> None:
+    chat = open_page().ask("One").answered("Hello, this is an answer.")
+    gateway.state.scenario = Scenario(words=["A new answer."])
+    chat.retry.click()
+    chat.answered("A new answer.")
+    expect(chat.questions).to_have_count(1)
+    expect(chat.answers).to_have_count(1)
+    expect(chat.conversations).to_have_count(1)
+    chat.open()
+    expect(chat.answers).to_have_text("A new answer.")
+
+
+def test_a_retry_that_fails_keeps_the_old_answer(gateway: FakeGateway, open_page: OpenPage) -> None:
+    chat = open_page().ask("One").answered("Hello, this is an answer.")
+    gateway.state.scenario = Scenario(error=(429, "rate_limit_exceeded", "slow", {"retry-after": "9"}))
+    chat.retry.click()
+    expect(chat.notice).to_contain_text("9 s")
+    expect(chat.answers).to_have_text("Hello, this is an answer.")
+    chat.open()
+    expect(chat.answers).to_have_text("Hello, this is an answer.")
+    expect(chat.conversations).to_have_count(1)
+
+
+def test_a_limit_names_the_wait_beside_the_chat_and_the_text_comes_back(
+    gateway: FakeGateway, open_page: OpenPage
+) -> None:
+    gateway.state.scenario = Scenario(error=(429, "rate_limit_exceeded", "slow down", {"retry-after": "12"}))
+    chat = open_page().ask("Do not lose me")
+    expect(chat.notice.locator("[role=alert]")).to_contain_text("12 s")
+    expect(chat.message).to_have_value("Do not lose me")
+    expect(chat.questions).to_have_count(0)
+    expect(chat.answers).to_have_count(0)
+    gateway.state.scenario = Scenario()
+    chat.message.press("Enter")
+    chat.answered("Hello, this is an answer.")
+    expect(chat.notice).to_have_text("")
+
+
+@pytest.mark.parametrize("scenario", [Scenario(cut_after=2), Scenario(fails_after=2)], ids=["cut", "failed"])
+def test_a_broken_answer_is_marked_and_its_error_stands_beside_it(
+    gateway: FakeGateway, open_page: OpenPage, scenario: Scenario
+) -> None:
+    gateway.state.scenario = scenario
+    chat = open_page().ask("Hello").answered("Hello, ")
+    expect(chat.notice.locator("[role=alert]")).to_contain_text("kept")
+    expect(chat.marks).to_have_text("Broken off")
+    expect(chat.log).not_to_contain_text("Retry")
+    gateway.state.scenario = Scenario()
+    chat.retry.click()
+    chat.answered("this is an answer.")
+    expect(chat.marks).to_have_count(0)
+
+
+def test_people_who_wait_see_the_download_and_may_not_lose_their_text(
+    gateway: FakeGateway, open_page: OpenPage
+) -> None:
+    gateway.state.status = {
+        **READY, "ready": False, "stage": "download", "done": 50_000_000, "total": 100_000_000, "unit": "bytes",
+    }  # fmt: skip
+    gateway.state.scenario = Scenario(error=(503, "upstream_not_ready", "loading", {"retry-after": "5"}))
+    chat = open_page()
+    expect(chat.status).to_contain_text("Downloading SmolLM2 135M Instruct: 50.0 MB / 100.0 MB (50 %)")
+    expect(chat.status.locator("progress")).to_be_visible()
+    expect(chat.status).to_contain_text("tiny English-only demo")
+    chat.ask("Too early")
+    expect(chat.notice).to_contain_text("not ready yet")
+    expect(chat.message).to_have_value("Too early")
+    gateway.state.status = {**READY, "ready": False, "stage": "load", "since": time.time() - 5}
+    expect(chat.status).to_contain_text("Loading SmolLM2")
+    gateway.state.status = {**READY, "ready": False, "stage": "failed", "message": "not enough memory"}
+    expect(chat.status).to_contain_text("could not be started: not enough memory")
+    gateway.state.status, gateway.state.scenario = dict(READY), Scenario()
+    expect(chat.status).to_contain_text("is ready")
+    chat.message.press("Enter")
+    chat.answered("Hello, this is an answer.")
+
+
+def test_the_gateway_away_and_back_again_needs_no_reload(gateway: FakeGateway, open_page: OpenPage) -> None:
+    gateway.state.broken = True
+    chat = open_page()
+    expect(chat.status).to_contain_text("Connecting")
+    chat.ask("Hello")
+    expect(chat.notice).to_contain_text("history")
+    expect(chat.message).to_have_value("Hello")
+    gateway.state.broken = False
+    expect(chat.status).to_contain_text("is ready")
+    chat.message.press("Enter")
+    chat.answered("Hello, this is an answer.")
+
+
+def test_truncated_history_is_told(gateway: FakeGateway, open_page: OpenPage) -> None:
+    gateway.state.scenario = Scenario(truncated_items=4, incomplete=True)
+    chat = open_page().ask("Hello").answered("Hello, this is an answer.")
+    expect(chat.notice).to_contain_text("oldest 4 messages")
+    expect(chat.marks).to_have_text("Cut at the token limit")
+
+
+def test_what_cannot_be_sent_is_said_and_kept(open_page: OpenPage) -> None:
+    chat = open_page()
+    chat.ask("   ")
+    expect(chat.notice).to_contain_text("nothing to send")
+    long = "x" * 1_000_000
+    chat.ask(long)
+    expect(chat.notice).to_contain_text("1,000,000 characters")
+    assert chat.message.input_value() == long
+    expect(chat.questions).to_have_count(0)
+
+
+def test_the_servers_looked_up_no_other_host(webui: WebUI, open_page: OpenPage) -> None:
+    open_page().ask("Hello").answered()
+    hosts = set(webui.audit_log.read_text().split())
+    assert hosts <= {"127.0.0.1", "localhost", "::1", "None", "0.0.0.0"}, hosts
+    assert "127.0.0.1" in hosts

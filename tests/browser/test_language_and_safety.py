@@ -1,0 +1,91 @@
+"""Chinese and English by the browser's language, and model output that can do nothing but be read."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import OpenPage, WebUI
+from tests.fakes.gateway import FakeGateway, Scenario
+
+pytestmark = pytest.mark.browser
+
+ATTACKS = [
+    "![x](http://attacker.test/md.png)",
+    '<img src="http://attacker.test/img.png" onerror="window.hacked=1">',
+    "<img src=x onerror=window.hacked=1>",
+    "<script>window.hacked=1</script>",
+    '<iframe src="http://attacker.test/frame"></iframe>',
+    "<svg onload=window.hacked=1><image href='http://attacker.test/svg.png'/></svg>",
+    '<a href="javascript:window.hacked=1">click me</a>',
+    '<style>body{background:url("http://attacker.test/style.png")}</style>',
+    '<link rel="stylesheet" href="http://attacker.test/link.css">',
+    '<video poster="http://attacker.test/poster.png" src="http://attacker.test/v.mp4" autoplay></video>',
+    '<form action="http://attacker.test/form"><button>go</button></form>',
+    '<meta http-equiv="refresh" content="0;url=http://attacker.test/meta">',
+]
+
+
+def test_the_page_is_chinese_for_a_chinese_browser(gateway: FakeGateway, open_page: OpenPage) -> None:
+    chat = open_page(locale="zh-CN")
+    expect(chat.send).to_have_text("发送")
+    expect(chat.new_chat).to_have_text("新对话")
+    expect(chat.message).to_have_attribute("placeholder", "输入消息…")
+    expect(chat.status).to_contain_text("已就绪")
+    expect(chat.status).to_contain_text("只会英文的小型演示模型")
+    gateway.state.scenario = Scenario(error=(429, "rate_limit_exceeded", "slow", {"retry-after": "12"}))
+    chat.ask("你好")
+    expect(chat.notice).to_contain_text("12 秒")
+    gateway.state.scenario = Scenario(words=["你好", "，", "世界"])
+    chat.message.press("Enter")
+    chat.answered("你好，世界")
+
+
+def test_the_page_is_english_for_others(open_page: OpenPage) -> None:
+    chat = open_page(locale="de-DE")
+    expect(chat.send).to_have_text("Send")
+    expect(chat.status).to_contain_text("is ready")
+
+
+def test_model_output_runs_nothing_and_loads_nothing(gateway: FakeGateway, open_page: OpenPage) -> None:
+    gateway.state.scenario = Scenario(words=[f"{attack}\n\n" for attack in ATTACKS] + ["the end"])
+    reached: list[str] = []
+    chat = open_page()
+    chat.page.context.on("response", lambda response: reached.append(response.url))
+    chat.ask("Attack").answered("the end")
+    chat.open()
+    expect(chat.answers).to_contain_text("the end")
+    assert chat.page.evaluate("window.hacked") is None
+    assert [url for url in reached if "attacker.test" in url] == []
+    assert chat.page.url.startswith(chat.url)
+
+
+def test_mathematics_tables_and_code_are_set(gateway: FakeGateway, open_page: OpenPage) -> None:
+    text = "a $x^2$ b \\(y^2\\) c \\[z^2\\]\n\n|a|b|\n|-|-|\n|1|2|\n\n```python\nprint(1)\n```\n"
+    gateway.state.scenario = Scenario(words=[text])
+    chat = open_page().ask("Show").answered("print(1)")
+    expect(chat.answers.locator(".katex")).to_have_count(3)
+    expect(chat.answers.locator("table")).to_have_count(1)
+    expect(chat.answers.locator("pre code")).to_have_count(1)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/gradio_api/info", "/gradio_api/upload", "/config", "/gradio_api/openapi.json", "/gradio_api/runs", "/nothing"],
+)
+def test_what_gradio_opens_by_itself_is_closed(webui: WebUI, path: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(webui.url + path, timeout=5)
+    with caught.value as answer:
+        assert answer.code == 404
+        assert json.load(answer)["error"]["code"] == "not_found"
+
+
+def test_the_web_uis_key_never_reaches_the_browser(open_page: OpenPage) -> None:
+    chat = open_page()
+    assert "sk-test" not in chat.page.content()
+    assert "sk-test" not in chat.page.evaluate("JSON.stringify(window.gradio_config)")
