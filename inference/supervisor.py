@@ -91,7 +91,9 @@ class Supervisor:
     async def stop(self) -> None:
         """End the child (SIGTERM to its group, then SIGKILL) and `run`. Returns when it is gone and reaped."""
         self._is_stopping = True
-        if self._work is not None:
+        if self._work is None:
+            self._settle("stopped")
+        else:
             self._work.cancel()
             await asyncio.wait([self._work])
 
@@ -148,9 +150,9 @@ class Supervisor:
         """Ask for one token until it comes. Raises StartFailed or NotReadyInTime."""
         limit_s = self._timing.start_timeout_s
         reason = "not asked yet"
-        while self._clock() - begun < limit_s:
+        while (left_s := limit_s - (self._clock() - begun)) > 0:
             try:
-                await self._engine.generate_one_token(self._timing.probe_timeout_s)
+                await self._engine.generate_one_token(min(left_s, self._timing.probe_timeout_s))
                 return
             except ProbeFailed as failure:
                 reason = failure.reason

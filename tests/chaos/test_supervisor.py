@@ -318,6 +318,20 @@ def test_stop_works_at_any_moment(world, when):
         assert not any(map(is_alive, one.engine.pids))
 
 
+def test_to_stop_what_never_ran_lets_those_go_who_wait(world):
+    one = world()
+
+    async def work():
+        waiting = asyncio.create_task(one.supervisor.wait_ready())
+        await one.supervisor.stop()
+        await one.supervisor.run()
+        with pytest.raises(Cancelled):
+            await waiting
+
+    run(work())
+    assert not (one.engine.folder / "lives").exists()
+
+
 def test_to_cancel_run_stops_in_order(world):
     one = world()
 
