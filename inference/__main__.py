@@ -78,9 +78,10 @@ def _list(settings: Settings) -> int:
 def _prepare(settings: Settings) -> int:
     line = inference.ProgressLine()
     try:
-        print(inference.prepare(_model(settings), settings, line))
+        path = inference.prepare(_model(settings), settings, line)
     finally:
         line.close()
+    print(path)
     return 0
 
 

@@ -34,7 +34,7 @@ class ProgressLine:
         now = self._clock()
         if news.message != self._said or news.stage != self._stage:
             self._begin(news, now)
-        if news.total <= 0:
+        if news.done <= 0 or news.total <= 0:
             return
         if self._is_terminal:
             self._redraw(news, now)
