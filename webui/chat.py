@@ -99,7 +99,7 @@ class Chat:
                         yield replace(before, error=view.error, notice=Notice("retry_kept_old"))
                     else:
                         fork_id = ""
-                        self._discard_later(person, conversation_id)
+                        await asyncio.wait({self._discard_later(person, conversation_id)}, timeout=2)
                         yield view
         except GatewayError as error:
             yield replace(before, error=error)
@@ -130,10 +130,11 @@ class Chat:
             return replace(now, error=refused.error)
         return refused
 
-    def _discard_later(self, person: str, conversation_id: str) -> None:
+    def _discard_later(self, person: str, conversation_id: str) -> asyncio.Task[None]:
         task = asyncio.create_task(self._discard(person, conversation_id))
         self._tidying.add(task)
         task.add_done_callback(self._tidying.discard)
+        return task
 
     async def _discard(self, person: str, conversation_id: str) -> None:
         try:

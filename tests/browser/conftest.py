@@ -1,7 +1,6 @@
 """A real Chromium, and the web UI as its own process in front of the scripted gateway.
 
-One browser, one web UI and one gateway serve all tests of the session; each test is a new person, and the gateway's
-state is fresh.
+One web UI and one gateway serve all tests of the session; each test is a new person, and the gateway's state is fresh.
 """
 
 from __future__ import annotations
@@ -50,13 +49,14 @@ class WebUI:
     audit_log: Path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
+    """For one module at a time: while it is open its event loop runs here, and others could not start theirs."""
     with sync_playwright() as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Iterator[Browser]:
     running = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
     yield running

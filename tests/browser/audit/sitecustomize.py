@@ -1,4 +1,7 @@
-"""Loaded by Python at the start of the servers under test: writes down every host they look up or connect to."""
+"""Loaded by Python at the start of the servers under test: writes down every host they look up or connect to.
+
+Python reports its own sockets only, so the servers run on asyncio's loop here and not on uvloop's.
+"""
 
 from __future__ import annotations
 
@@ -19,4 +22,5 @@ def _write_down(event: str, args: tuple[Any, ...]) -> None:
 
 
 if os.environ.get("AUDIT_LOG"):
+    sys.modules["uvloop"] = None  # type: ignore[assignment]
     sys.addaudithook(_write_down)
