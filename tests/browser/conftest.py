@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Playwright, sync_playwright
+from playwright.sync_api import Browser, Playwright, ViewportSize, sync_playwright
 
 from tests.browser.chat_page import ChatPage
 from tests.fakes.gateway import KEY, FakeGateway, GatewayState, create_app, serve
@@ -94,8 +94,9 @@ def pages_of(browser: Browser, url: str) -> Iterator[OpenPage]:
     """Opens pages, each of a new person, and closes them all in the end."""
     contexts = []
 
-    def open_page(size: tuple[int, int] = DESKTOP, locale: str = "en-US", url: str = url) -> ChatPage:
-        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, locale=locale)
+    def open_page(size: tuple[int, int] = DESKTOP, locale: str = "en-US", *, bypass_csp: bool = False) -> ChatPage:
+        viewport: ViewportSize = {"width": size[0], "height": size[1]}
+        context = browser.new_context(viewport=viewport, locale=locale, bypass_csp=bypass_csp)
         contexts.append(context)
         return ChatPage(context.new_page(), url).open()
 

@@ -7,9 +7,10 @@ import urllib.error
 import urllib.request
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
-from tests.browser.conftest import OpenPage, WebUI
+from tests.browser.chat_page import ChatPage
+from tests.browser.conftest import OpenPage, WebUI, within
 from tests.fakes.gateway import FakeGateway, Scenario
 
 pytestmark = pytest.mark.browser
@@ -53,15 +54,34 @@ def test_the_page_is_english_for_others(open_page: OpenPage) -> None:
 
 def test_model_output_runs_nothing_and_loads_nothing(gateway: FakeGateway, open_page: OpenPage) -> None:
     gateway.state.scenario = Scenario(words=[f"{attack}\n\n" for attack in ATTACKS] + ["the end"])
-    reached: list[str] = []
     chat = open_page()
-    chat.page.context.on("response", lambda response: reached.append(response.url))
+    reached = _requests_to_the_attacker(chat)
     chat.ask("Attack").answered("the end")
     chat.open()
     expect(chat.answers).to_contain_text("the end")
     assert chat.page.evaluate("window.hacked") is None
-    assert [url for url in reached if "attacker.test" in url] == []
+    assert reached == []
     assert chat.page.url.startswith(chat.url)
+
+
+def test_the_policy_is_what_keeps_images_from_loading(gateway: FakeGateway, open_page: OpenPage) -> None:
+    """The test above would see a request if there were one: without the policy there is."""
+    gateway.state.scenario = Scenario(words=[ATTACKS[0], " the end"])
+    chat = open_page(bypass_csp=True)
+    reached = _requests_to_the_attacker(chat)
+    chat.ask("Attack").answered("the end")
+    assert within(5, lambda: bool(chat.page.evaluate("1") and reached))
+
+
+def _requests_to_the_attacker(chat: ChatPage) -> list[str]:
+    reached: list[str] = []
+
+    def answer(route: Route) -> None:
+        reached.append(route.request.url)
+        route.abort()
+
+    chat.page.context.route("**/attacker.test/**", answer)
+    return reached
 
 
 def test_mathematics_tables_and_code_are_set(gateway: FakeGateway, open_page: OpenPage) -> None:
