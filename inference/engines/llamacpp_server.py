@@ -44,7 +44,6 @@ def _params(params: Any, config: dict[str, Any], api_key: str) -> Any:
     params.endpoint_slots = False
     params.ui = False
     params.cors_origins = "http://localhost.invalid"  # its default allows every page of the web, with credentials
-    params.cors_origins_explicit = True
     params.cors_credentials = False
     return params
 

@@ -284,8 +284,10 @@ def test_a_crash_takes_the_childs_own_children_along(world):
     one = world("dies has_a_child", replace(QUICK, most_restarts=0))
 
     async def work():
+        begun = time.monotonic()
         with pytest.raises(ChildExited):
             await one.supervisor.run()
+        assert time.monotonic() - begun < 1.9  # not held up by who has the pipe open
         grandchild = int((one.engine.folder / "grandchild").read_text())
         await until(lambda: not is_running(grandchild))
 
