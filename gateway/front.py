@@ -33,7 +33,8 @@ class Front:
             await self._app(scope, receive, send)
             return
         request_id = "req_" + secrets.token_hex(16)
-        scope.setdefault("state", {})["request_id"] = request_id
+        # Past the start of an answer the layers above only pass messages on, so a stream's body goes by them.
+        scope.setdefault("state", {}).update(request_id=request_id, send_body=send)
         started, status = time.perf_counter(), 0
 
         async def send_with_id(message: Message) -> None:

@@ -36,6 +36,7 @@ class Relayed(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.request_id: str = scope["state"]["request_id"]
+        self.send_body: Send = scope["state"]["send_body"]
         await _until_departure(self.answer(send), receive)
 
     async def answer(self, send: Send) -> None:
@@ -83,7 +84,7 @@ class ChatStream(Relayed):
                 has_started = True
                 while payloads := await generation.read():
                     if data := self._patched(payloads):
-                        await send({"type": "http.response.body", "body": data, "more_body": True})
+                        await self.send_body({"type": "http.response.body", "body": data, "more_body": True})
                 self._turn.require_finished()
             closing = render(DONE)
         except Exception as error:  # after the start an error can only be an event, and no [DONE] follows it
@@ -93,10 +94,8 @@ class ChatStream(Relayed):
         await send({"type": "http.response.body", "body": closing})
 
     def _patched(self, payloads: list[bytes]) -> bytes:
-        kept = payloads
-        if not all(is_plain_delta(payload) for payload in payloads):
-            kept = [payload for payload in payloads if self._is_wanted(payload)]
-        return b"".join(b"data: " + payload + b"\n\n" for payload in kept)
+        kept = [payload for payload in payloads if is_plain_delta(payload) or self._is_wanted(payload)]
+        return b"".join([b"data: " + payload + b"\n\n" for payload in kept])
 
     def _is_wanted(self, payload: bytes) -> bool:
         chunk = decode(payload)
@@ -169,7 +168,7 @@ class ResponseStream(Relayed):
                 while payloads := await generation.read():
                     data = b"".join(events.delta(text) for payload in payloads if (text := turn.take(payload)))
                     if data:
-                        await send({"type": "http.response.body", "body": data, "more_body": True})
+                        await self.send_body({"type": "http.response.body", "body": data, "more_body": True})
             closing = events.closing(turn.body, turn.answer())
         except Exception as error:  # after the start an error can only be an event
             if not has_started:

@@ -16,7 +16,7 @@ from gateway.errors import GatewayError, UpstreamFailed, UpstreamNotReady, Upstr
 from gateway.markers import defuse
 from gateway.settings import Timeouts, UpstreamAddress
 from gateway.sse import DONE, EventSplitter
-from gateway.wire import Address, ConnectFailed, ConnectionBroken, Exchange, ReadTimeout, open_exchange
+from gateway.wire import Address, ConnectFailed, Exchange, ReadTimeout, WireError, open_exchange
 
 _CHECK_TTL_S = 0.5
 Result = TypeVar("Result")
@@ -154,7 +154,10 @@ class Generation:
             left_s = self._deadline - asyncio.get_running_loop().time()
             if left_s <= 0:
                 raise UpstreamTimeout("The answer took too long and was cut. Ask for a shorter one.")
-            data = await _in_words(self._exchange.read(min(timeout_s, left_s)))
+            try:
+                data = await self._exchange.read(min(timeout_s, left_s))
+            except WireError as error:
+                raise _in_our_words(error) from None
             if not data:
                 raise UpstreamFailed("The inference server's answer broke off. Try again.")
             payloads = self._splitter.feed(data)
@@ -189,7 +192,11 @@ async def _in_words(reading: Awaitable[Result]) -> Result:
     """Awaits a read from the wire and says in our errors what went wrong with it."""
     try:
         return await reading
-    except ReadTimeout:
-        raise UpstreamTimeout("The inference server stopped answering in time. Try again.") from None
-    except ConnectionBroken:
-        raise UpstreamFailed("The connection to the inference server broke. Try again.") from None
+    except WireError as error:
+        raise _in_our_words(error) from None
+
+
+def _in_our_words(error: WireError) -> GatewayError:
+    if isinstance(error, ReadTimeout):
+        return UpstreamTimeout("The inference server stopped answering in time. Try again.")
+    return UpstreamFailed("The connection to the inference server broke. Try again.")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, cast
@@ -73,13 +72,17 @@ class Exchange(asyncio.Protocol):
         self._ends_by_close = True
         self._complete = False
         self._failure: str | None = None
+        self._loop = asyncio.get_running_loop()
         self._wakeup: asyncio.Future[None] | None = None
+        self._due_at: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     # --- for the caller
 
     async def read_head(self, timeout_s: float) -> int:
         """Waits for the status line and the headers; returns the status."""
-        await self._wait_until(lambda: self._has_head, timeout_s)
+        while not self._has_head:
+            await self._wait(timeout_s)
         return self.status
 
     async def read(self, timeout_s: float) -> bytes:
@@ -89,8 +92,8 @@ class Exchange(asyncio.Protocol):
             ReadTimeout: nothing came for `timeout_s`.
             ConnectionBroken: the connection ended before the body did.
         """
-        if not self._chunks and not self._complete:
-            await self._wait_until(lambda: bool(self._chunks) or self._complete, timeout_s)
+        while not self._chunks and not self._complete:
+            await self._wait(timeout_s)
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._buffered = 0
@@ -121,18 +124,33 @@ class Exchange(asyncio.Protocol):
     ) -> None:
         self.close()
 
-    async def _wait_until(self, is_met: Callable[[], bool], timeout_s: float) -> None:
-        while not is_met():
-            if self._failure is not None:
-                raise ConnectionBroken(self._failure)
-            self._wakeup = asyncio.get_running_loop().create_future()
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._wakeup
-            except TimeoutError:
-                raise ReadTimeout(f"nothing came for {timeout_s:g} s") from None
-            finally:
-                self._wakeup = None
+    async def _wait(self, timeout_s: float) -> None:
+        """Until something has happened."""
+        if self._failure is not None:
+            raise ConnectionBroken(self._failure)
+        self._expect_by(self._loop.time() + timeout_s)
+        self._wakeup = self._loop.create_future()
+        try:
+            await self._wakeup
+        finally:
+            self._wakeup = self._due_at = None
+
+    def _expect_by(self, due_at: float) -> None:
+        """One timer serves many waits: when it fires too early for the wait of the moment, it sleeps on."""
+        self._due_at = due_at
+        if self._timer is None or self._timer.when() > due_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(due_at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._due_at is None or self._wakeup is None or self._wakeup.done():
+            return
+        if self._loop.time() < self._due_at:
+            self._timer = self._loop.call_at(self._due_at, self._on_timer)
+        else:
+            self._wakeup.set_exception(ReadTimeout("nothing came in time"))
 
     def _wake(self) -> None:
         if self._wakeup is not None and not self._wakeup.done():
@@ -157,6 +175,9 @@ class Exchange(asyncio.Protocol):
         self._wake()
 
     def connection_lost(self, error: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if not self._complete:
             if self._has_head and self._ends_by_close and error is None and self._failure is None:
                 self._complete = True
