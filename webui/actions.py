@@ -42,21 +42,27 @@ class Actions:
         """A page that was just opened: its language, the list, the conversation that was open last."""
         language, person = _asking(request)
         view = await self._chat.open(person, current or "")
-        updates = self._merged(labels(self._parts, language), self._whole(view, language))
+        updates = _merged(labels(self._parts, language), self._whole(view, language))
         updates |= await self._list(person, view.conversation_id, language)
-        return updates | await self.poll(request)
+        return _merged(updates, await self.poll("", request))
 
-    async def poll(self, request: gr.Request) -> Updates:
+    async def poll(self, shown: str, request: gr.Request) -> Updates:
         """The status line; asked for often while the model is not ready, rarely after."""
         language, person = _asking(request)
         try:
             status = await self._client.status(person)
-            line = render.status_html(status, language)
         except GatewayError:
             status = Status(stage="connecting")
-            line = render.status_html(status, language)
-        interval = POLL_READY_S if status.ready else POLL_WAITING_S
-        return {self._parts.status: gr.update(value=line), self._parts.timer: gr.update(value=interval)}
+        line = render.status_html(status, language)
+        if line == shown:
+            return {self._parts.status: gr.update()}
+        updates = {
+            self._parts.status: gr.update(value=line),
+            self._parts.timer: gr.update(value=POLL_READY_S if status.ready else POLL_WAITING_S),
+        }
+        if status.context_tokens:
+            updates[self._parts.total_tokens] = gr.update(maximum=status.context_tokens)
+        return updates
 
     async def new_chat(self, request: gr.Request) -> Updates:
         """An empty chat; a conversation begins with its first message."""
@@ -194,12 +200,6 @@ class Actions:
         info = "" if listed else say(language, "no_conversations")
         return {self._parts.conversations: gr.update(choices=listed, value=value, info=info)}
 
-    def _merged(self, first: Updates, second: Updates) -> Updates:
-        merged = dict(first)
-        for part, update in second.items():
-            merged[part] = {**merged[part], **update} if part in merged else update
-        return merged
-
     def _begin(self, request: gr.Request) -> asyncio.Event:
         stop = self._running[_page_of(request)] = asyncio.Event()
         return stop
@@ -207,6 +207,14 @@ class Actions:
     def _end(self, request: gr.Request, stop: asyncio.Event) -> None:
         if self._running.get(_page_of(request)) is stop:
             del self._running[_page_of(request)]
+
+
+def _merged(first: Updates, second: Updates) -> Updates:
+    """Both; where both change one component, its properties together."""
+    merged = dict(first)
+    for part, update in second.items():
+        merged[part] = {**merged[part], **update} if isinstance(merged.get(part), dict) else update
+    return merged
 
 
 def _asking(request: gr.Request) -> tuple[str, str]:

@@ -48,6 +48,14 @@ class Parts:
     timer: Any
 
     @property
+    def chat(self) -> list[Any]:
+        """What a turn changes. Every update names all its outputs, so a stream is given no more than these."""
+        return [
+            self.chatbot, self.notice, self.message, self.send, self.stop, self.retry, self.current,
+            self.conversations, self.delete, self.confirm,
+        ]  # fmt: skip
+
+    @property
     def options(self) -> list[Any]:
         """The inputs that make up `Options`, in its order."""
         return [self.temperature, self.top_p, self.total_tokens, self.instructions]

@@ -49,7 +49,7 @@ def _wire(blocks: gr.Blocks, parts: Parts, actions: Actions) -> None:
     everything = set(vars(parts).values())
     short = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     streamed = {
-        "outputs": everything,
+        "outputs": set(parts.chat),
         "show_progress": "hidden",
         "trigger_mode": "once",
         "api_visibility": "private",
@@ -65,11 +65,11 @@ def _wire(blocks: gr.Blocks, parts: Parts, actions: Actions) -> None:
         actions.retry, inputs=[parts.current, *parts.options], concurrency_id="turns", **streamed
     )
     running = [sent, retried]
-    parts.stop.click(actions.stop, None, everything, **short)
+    parts.stop.click(actions.stop, None, set(parts.chat), **short)
     parts.new_chat.click(actions.new_chat, None, everything, cancels=running, **short)
     parts.conversations.input(actions.open, parts.conversations, everything, cancels=running, preprocess=False, **short)
     parts.delete.click(actions.ask_delete, None, everything, **short)
     parts.delete_no.click(actions.keep, None, everything, **short)
     parts.delete_yes.click(actions.delete, parts.current, everything, **short)
-    parts.timer.tick(actions.poll, None, [parts.status, parts.timer], **short)
+    parts.timer.tick(actions.poll, parts.status, {parts.status, parts.timer, parts.total_tokens}, **short)
     blocks.load(actions.load, parts.current, everything, **short)

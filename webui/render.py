@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -14,11 +15,28 @@ from webui.view import Notice, Shown
 from webui.wire import Conversation, Status
 
 _NO_WAIT_GIVEN_S = 5
+# Code and formulas, open ones while they are being written too; what they hold is never HTML. None of them may look
+# further than to the next mark of its own kind, so that the time stays in proportion to the length.
+_VERBATIM = re.compile(
+    r"""```.*?(?:```|\Z) | ~~~.*?(?:~~~|\Z) | (?P<ticks>`+)(?!`).{1,2000}?(?<!`)(?P=ticks)(?!`)
+      | \$\$[^$]+\$\$ | \$[^$\n]+\$ | \\\[(?:(?!\\[\[\]]).)+\\\] | \\\((?:(?!\\[()]).)+\\\)""",
+    re.DOTALL | re.VERBOSE,
+)
+_TAG_START = re.compile(r"(?<!\\)<(?=[A-Za-z/!?])")
 
 
 def messages(shown: Iterable[Shown], language: str) -> list[dict[str, Any]]:
     """Messages in the form of Gradio's Chatbot; a mark is a part of its own, so that copying leaves it out."""
-    return [{"role": m.role, "content": [_text(m.text), *_mark(m.mark, language)]} for m in shown]
+    return [{"role": m.role, "content": [_text(tags_as_text(m.text)), *_mark(m.mark, language)]} for m in shown]
+
+
+def tags_as_text(text: str) -> str:
+    """Markdown in which HTML is text to be read: `#include <stdio.h>` stays, and `<img …>` is no image."""
+    shown, end = [], 0
+    for verbatim in _VERBATIM.finditer(text):
+        shown += [_TAG_START.sub(r"\<", text[end : verbatim.start()]), verbatim[0]]
+        end = verbatim.end()
+    return "".join([*shown, _TAG_START.sub(r"\<", text[end:])])
 
 
 def choices(conversations: Iterable[Conversation], language: str) -> list[tuple[str, str]]:

@@ -26,6 +26,7 @@ class Status:
     message: str = ""
     since: float = 0.0
     note: Mapping[str, str] = field(default_factory=dict)
+    context_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def parse_status(body: Json) -> Status:
         message=str(body.get("message") or ""),
         since=float(body.get("since") or 0),
         note={str(k): str(v) for k, v in (body.get("note") or {}).items()},
+        context_tokens=int(body.get("context_tokens") or 0),
     )
 
 

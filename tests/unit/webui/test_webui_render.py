@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from webui import render
@@ -13,11 +15,37 @@ pytestmark = pytest.mark.unit
 
 
 def test_messages_keep_their_text_exactly_and_marks_stand_apart() -> None:
-    text = "  indented\n\n    code\n<b>"
+    text = "  indented\n\n    code\n1 < 2"
     shown = render.messages([Shown("user", text), Shown("assistant", "half", "mark_stopped")], "en")
     assert shown[0] == {"role": "user", "content": [{"type": "text", "text": text}]}
     assert shown[1]["content"][0] == {"type": "text", "text": "half"}
     assert "Stopped" in shown[1]["content"][1]["text"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("#include <stdio.h>", "#include \\<stdio.h>"),
+        ("a < b, 1<2, <3", "a < b, 1<2, <3"),
+        ("<|im_start|>", "<|im_start|>"),
+        ("</b><!-- --><?php", "\\</b>\\<!-- -->\\<?php"),
+        ("`<b>` <b> ``<i>`<u>``", "`<b>` \\<b> ``<i>`<u>``"),
+        ("```html\n<b>\n```\n<b>", "```html\n<b>\n```\n\\<b>"),
+        ("```html\n<b>", "```html\n<b>"),
+        ("$a<b$ $$c<d$$ \\(e<f\\) \\[g<h\\] <i>", "$a<b$ $$c<d$$ \\(e<f\\) \\[g<h\\] \\<i>"),
+        ("\\<b>", "\\<b>"),
+        ("", ""),
+    ],
+)
+def test_html_is_text_to_be_read_but_code_and_formulas_stay(text: str, shown: str) -> None:
+    assert render.tags_as_text(text) == shown
+
+
+def test_long_nonsense_is_rendered_in_no_time() -> None:
+    for piece in ("`", "$", "<a", "\\(", "```", "~~~", "`a", "``a", "$a\n", "\\[a ", "`a``b", "$$a", "\\"):
+        began = time.perf_counter()
+        render.tags_as_text(piece * (100_000 // len(piece)))
+        assert time.perf_counter() - began < 1, piece
 
 
 @pytest.mark.parametrize(
