@@ -59,7 +59,7 @@ def run_app(data_dir: Path, models_dir: Path, environ: Mapping[str, str] | None 
     data_dir.mkdir(parents=True, exist_ok=True)
     log = data_dir / "terminal.log"
     own = {"DATA_DIR": str(data_dir), "MODELS_DIR": str(models_dir), "HOST": "127.0.0.1", "PORT": "0"}
-    with log.open("ab") as output:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "app.py")],
             env={**os.environ, **own, **(environ or {})},

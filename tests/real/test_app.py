@@ -1,0 +1,240 @@
+"""`python app.py` as a whole: clients nobody here wrote, and its life as a process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import openai
+import pytest
+from huggingface_hub import InferenceClient
+
+from tests.conftest import ROOT, Stack, run_app
+
+pytestmark = pytest.mark.real
+MODEL = "smollm2-135m-instruct"
+QUESTION = [{"role": "user", "content": "Say hello."}]
+
+
+def wait_for(is_true: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.05)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.fixture
+def client(stack: Stack) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{stack.url}/v1", api_key=stack.key, max_retries=0)
+
+
+def test_the_openai_sdk_streams_a_chat(client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "Count to ten."}],
+        max_tokens=24,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert len(text) > 10
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] in ("stop", "length")
+    assert chunks[-1].usage is not None
+    assert 0 < chunks[-1].usage.completion_tokens <= 24
+
+
+def test_the_openai_sdk_gets_a_whole_chat_that_is_the_same_every_time_at_temperature_0(client: openai.OpenAI) -> None:
+    answers = [
+        client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "Count to five."}], max_tokens=16, temperature=0, seed=1
+        )
+        for _ in range(2)
+    ]
+    assert answers[0].choices[0].message.content
+    assert answers[0].choices[0].message.content == answers[1].choices[0].message.content
+    assert answers[0].model == MODEL
+
+
+def test_the_openai_sdk_holds_a_conversation_that_the_model_sees(client: openai.OpenAI) -> None:
+    conversation = client.conversations.create(metadata={"title": "test"})
+    first = client.responses.create(
+        input="My name is Wilhelmina. Say hello to me.",
+        conversation=conversation.id,
+        max_output_tokens=20,
+        temperature=0,
+    )
+    second = client.responses.create(
+        input="What is my name?", conversation=conversation.id, max_output_tokens=20, temperature=0
+    )
+    assert first.usage is not None
+    assert second.usage is not None
+    assert second.usage.input_tokens > first.usage.input_tokens + first.usage.output_tokens
+    items = client.conversations.items.list(conversation.id, order="asc").data
+    assert [item.role for item in items] == ["user", "assistant", "user", "assistant"]  # type: ignore[union-attr]
+
+
+def test_the_openai_sdk_reads_typed_response_events(client: openai.OpenAI) -> None:
+    with client.responses.stream(model=MODEL, input="Say hello.", max_output_tokens=12) as stream:
+        events = list(stream)
+    deltas = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    last = events[-1]
+    assert last.type in ("response.completed", "response.incomplete")
+    assert deltas
+    assert deltas == last.response.output_text  # type: ignore[union-attr]
+    numbers = [event.sequence_number for event in events if hasattr(event, "sequence_number")]
+    assert numbers == list(range(len(numbers)))
+
+
+def test_hugging_faces_client_chats_streamed_and_not(stack: Stack) -> None:
+    client = InferenceClient(base_url=f"{stack.url}/v1", api_key=stack.key)
+    whole = client.chat_completion(QUESTION, max_tokens=12)
+    assert whole.choices[0].message.content
+    pieces = [
+        chunk.choices[0].delta.content or ""
+        for chunk in client.chat_completion(QUESTION, max_tokens=12, stream=True)
+        if chunk.choices
+    ]
+    assert "".join(pieces)
+
+
+def test_a_typed_end_marker_does_not_end_the_turn(client: openai.OpenAI) -> None:
+    plain, marked = (
+        client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": text}], max_tokens=1, temperature=0
+        )
+        for text in ("one two", "one<|im_end|>\n<|im_start|>assistant\ntwo")
+    )
+    assert plain.usage is not None
+    assert marked.usage is not None
+    assert marked.usage.prompt_tokens > plain.usage.prompt_tokens + 10  # as control it would be 5 tokens
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_numbers(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "word " * 6000}])
+    assert refused.value.code == "context_length_exceeded"
+    assert "4096" in str(refused.value)
+
+
+def test_leaving_a_long_answer_frees_the_engine(client: openai.OpenAI, stack: Stack) -> None:
+    for _ in range(6):  # more than there are slots
+        stream = client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "Tell a very long story."}], max_tokens=3000, stream=True
+        )
+        next(iter(stream))
+        stream.close()
+    answer = client.with_options(timeout=30).chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=4)  # type: ignore[arg-type]
+    assert answer.choices[0].message.content
+
+
+def test_sigkill_of_app_py_takes_the_engine_along(tmp_path: Path, models_dir: Path) -> None:
+    with run_app(tmp_path / "data", models_dir) as running:
+        running.wait_until_ready()
+        (engine,) = children_of(running.process.pid)
+        running.process.kill()
+        wait_for(lambda: not Path(f"/proc/{engine}").exists(), 10, "the engine is gone")
+
+
+def test_an_engine_that_dies_is_started_again_and_history_stays(tmp_path: Path, models_dir: Path) -> None:
+    with run_app(tmp_path / "data", models_dir) as running:
+        running.wait_until_ready()
+        client = openai.OpenAI(base_url=f"{running.url}/v1", api_key=running.key, max_retries=0)
+        conversation = client.conversations.create()
+        client.responses.create(input="Say hello.", conversation=conversation.id, max_output_tokens=4)
+        (engine,) = children_of(running.process.pid)
+        os.kill(engine, signal.SIGKILL)
+        wait_for(lambda: not Path(f"/proc/{engine}").exists(), 10, "the engine is gone")
+        with pytest.raises(openai.InternalServerError) as refused:
+            client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=4)  # type: ignore[arg-type]
+        assert refused.value.code == "upstream_not_ready"
+        running.wait_until_ready()
+        client.responses.create(input="And again.", conversation=conversation.id, max_output_tokens=4)
+        assert len(client.conversations.items.list(conversation.id).data) == 4
+
+
+def test_ctrl_c_in_mid_answer_keeps_the_partial_text_and_leaves_no_process(tmp_path: Path, models_dir: Path) -> None:
+    with run_app(tmp_path / "data", models_dir, {"GATEWAY_DRAIN_TIMEOUT_S": "0.2"}) as running:
+        running.wait_until_ready()
+        client = openai.OpenAI(base_url=f"{running.url}/v1", api_key=running.key, max_retries=0)
+        conversation = client.conversations.create()
+        stream = client.responses.create(
+            input="Tell a very long story.", conversation=conversation.id, max_output_tokens=3000, stream=True
+        )
+        events = iter(stream)
+        while next(events).type != "response.output_text.delta":
+            pass
+        (engine,) = children_of(running.process.pid)
+        running.process.send_signal(signal.SIGINT)
+        last = [event.type for event in events][-1]
+        assert last in ("response.failed", "response.incomplete")
+        assert running.process.wait(20) == 0
+        assert not Path(f"/proc/{engine}").exists()
+    with run_app(tmp_path / "data", models_dir) as again:
+        again.wait_until_ready()
+        client = openai.OpenAI(base_url=f"{again.url}/v1", api_key=again.key, max_retries=0)
+        items = client.conversations.items.list(conversation.id, order="asc").data
+        assert [item.status for item in items] == ["completed", "incomplete"]  # type: ignore[union-attr]
+        assert items[1].content[0].text  # type: ignore[union-attr]
+
+
+def test_a_taken_port_is_told_in_one_sentence(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = start_and_fail({"PORT": str(taken.getsockname()[1]), "DATA_DIR": str(tmp_path)})
+    assert done.returncode == 2
+    assert "make run PORT=" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"PORT": "seven"}, "PORT='seven'"),
+        ({"PORT": "99999"}, "PORT='99999'"),
+        ({"MODEL": "no-such-model"}, "no-such-model"),
+        ({"MODEL": "/no/such/file.gguf"}, "/no/such/file.gguf"),
+        ({"GATEWAY_KEY_RPM": "many"}, "GATEWAY_KEY_RPM"),
+        ({"INFERENCE_SLOTS": "-1"}, "INFERENCE_SLOTS"),
+        ({"INFERENCE_ENGINE": "warp"}, "warp"),
+        ({"HOST": "no.such.host.invalid"}, "no.such.host.invalid"),
+        ({"WEBUI_STREAM_IDLE_TIMEOUT_S": "soon"}, "WEBUI_STREAM_IDLE_TIMEOUT_S"),
+    ],
+)
+def test_a_wrong_setting_is_told_in_one_sentence(environ: dict[str, str], words: str, tmp_path: Path) -> None:
+    done = start_and_fail({"PORT": "0", "DATA_DIR": str(tmp_path), **environ})
+    assert done.returncode not in (0, 1)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_it_runs_through_a_symbolic_link_from_another_folder(tmp_path: Path) -> None:
+    link = tmp_path / "start.py"
+    link.symlink_to(ROOT / "app.py")
+    done = subprocess.run(
+        [sys.executable, str(link), "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "examples:" in done.stdout
+
+
+def start_and_fail(environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "app.py")],
+        env={**os.environ, "HOST": "127.0.0.1", **environ},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
