@@ -90,7 +90,16 @@ class NotFound(GatewayError):
 
 
 class MethodNotAllowed(GatewayError):
+    """`allow` lists the methods that are possible, as the header of that name wants them."""
+
     status, type, default_code = 405, "invalid_request_error", "method_not_allowed"
+
+    def __init__(self, message: str, *, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+    def headers(self) -> dict[str, str]:
+        return {"allow": self.allow}
 
 
 class ConversationBusy(GatewayError):

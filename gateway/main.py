@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import AsyncIterator
 
 import fastapi_offline
@@ -29,6 +30,7 @@ from gateway.upstream import Upstream
 log = logging.getLogger("gateway")
 _ROUTES = (completions, responses, conversations, ops)
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_VALIDATORS_OWN = re.compile(r"function-|list\[|constrained-|[A-Z]\w*$")
 _DESCRIPTION = "OpenAI's API in front of an InternLM2 chat model, with keys, limits and stored conversations."
 
 
@@ -102,10 +104,16 @@ async def _unknown_path(request: Request) -> JSONResponse:
         for method in (route.methods or ())
     }
     if allowed:
-        raise MethodNotAllowed(
-            f"{request.method} is not possible at {request.url.path}; {', '.join(sorted(allowed))} is."
-        )
-    raise NotFound(f"There is nothing at {request.method} {request.url.path[:200]}. The API is described at /docs.")
+        raise _not_allowed(request, ", ".join(sorted(allowed)))
+    raise _nothing_there(request)
+
+
+def _nothing_there(request: Request) -> NotFound:
+    return NotFound(f"There is nothing at {request.method} {request.url.path[:200]}. The API is described at /docs.")
+
+
+def _not_allowed(request: Request, allow: str) -> MethodNotAllowed:
+    return MethodNotAllowed(f"{request.method} is not possible at {request.url.path[:200]}; {allow} is.", allow=allow)
 
 
 def _response(request: Request, error: GatewayError) -> JSONResponse:
@@ -124,25 +132,32 @@ async def _render_validation(request: Request, error: Exception) -> JSONResponse
 
 
 def _validation_in_words(error: RequestValidationError) -> InvalidRequest:
-    first = error.errors()[0]
-    # The first part says body, query or path; parts such as "function-before[…]" are the validator's own.
-    place = [str(part) for part in first["loc"][1:] if not str(part).startswith(("function-", "list["))]
+    # Of a field that may be a text or a list, the deepest error is the one of the kind that was sent.
+    first = max(error.errors(), key=lambda entry: len(entry["loc"]))
+    # The first part says body, query or path; parts such as "function-before[…]" or a class are the validator's own.
+    place = [str(part) for part in first["loc"][1:] if not _VALIDATORS_OWN.match(str(part))]
     if first["type"] == "json_invalid":
         return InvalidRequest(f"The body is not valid JSON: {first['ctx']['error']} at byte {first['loc'][-1]}.")
     context = first.get("ctx", {})
     param = ".".join(place) or context.get("name")
     message = str(first["msg"])
     if first["type"] == "extra_forbidden":
+        param = ".".join([*place[:-1], str(first["loc"][-1])])
         message = "This parameter is not known."
-    where = f"'{param}': " if place else ""
+    where = f"'{param}': " if place or first["type"] == "extra_forbidden" else ""
     return InvalidRequest(f"{where}{message}", param=param)
 
 
 async def _render_framework(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    kinds: dict[int, type[GatewayError]] = {404: NotFound, 405: MethodNotAllowed}
-    kind = kinds.get(error.status_code, InvalidRequest if error.status_code < 500 else GatewayError)
-    return _response(request, kind(str(error.detail)))
+    if isinstance(error.__cause__, GatewayError):  # FastAPI makes a 400 of what reading the body raised
+        return _response(request, error.__cause__)
+    if error.status_code == 404:
+        return _response(request, _nothing_there(request))
+    if error.status_code == 405:
+        return _response(request, _not_allowed(request, (error.headers or {}).get("Allow", "")))
+    kind = InvalidRequest if error.status_code < 500 else GatewayError
+    return _response(request, kind(f"{error.detail}."))
 
 
 async def _render_last_resort(request: Request, error: Exception) -> JSONResponse:

@@ -100,7 +100,7 @@ def _text_parts_only(value: Any) -> Any:
                 raise PydanticCustomError(
                     "text_only",
                     "Content of type '{kind}' is not supported: this model reads text only.",
-                    {"kind": kind},
+                    {"kind": ascii(kind[:40])[1:-1]},
                 )
     return value
 

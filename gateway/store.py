@@ -246,11 +246,15 @@ class Store:
     # --- turns
 
     async def history(self, owner: str, conversation_id: str | None, previous_id: str | None) -> list[Item]:
-        """The items before a new turn, oldest first: of a conversation, or of a chain of responses. Raises NotFound."""
+        """The items before a new turn, oldest first: of a conversation, or of a chain of responses.
+
+        Raises NotFound, ConversationBusy when a turn is open there.
+        """
 
         def job(db: sa.Connection) -> list[Item]:
             if conversation_id is not None:
                 _conversation(db, owner, conversation_id)
+                _require_no_open_turn(db, conversation_id)
                 query = sa.select(items).where(items.c.conversation_id == conversation_id)
             elif previous_id is not None:
                 query = _chain_items(db, owner, previous_id)
@@ -268,15 +272,21 @@ class Store:
         *,
         conversation_id: str | None,
         previous_id: str | None,
+        last_item_id: str | None,
         question: Sequence[Item],
         answer: Item,
     ) -> None:
-        """Writes the question and an open answer. Raises NotFound, ConversationBusy when a turn is open there."""
+        """Writes the question and an open answer.
+
+        `last_item_id` ends the history that the prompt was made of: a turn that came in between, while this one waited
+        for its place, would be missing in the prompt. Raises NotFound, and ConversationBusy for that or an open turn.
+        """
 
         def job(db: sa.Connection) -> None:
             if conversation_id is not None:
                 _conversation(db, owner, conversation_id)
                 _require_no_open_turn(db, conversation_id)
+                _require_last_item(db, conversation_id, last_item_id)
                 _touch(db, conversation_id)
             db.execute(
                 sa.insert(responses).values(
@@ -425,15 +435,16 @@ def _chain_items(db: sa.Connection, owner: str, previous_id: str) -> sa.Select[A
     row = _response(db, owner, previous_id)
     if row["status"] == "in_progress":
         raise ConversationBusy("That response is still being written. Wait for it, or stop it.", retry_after_s=1)
-    if row["conversation_id"] is not None:
-        last = sa.select(sa.func.max(items.c.position)).where(items.c.response_id == previous_id).scalar_subquery()
-        return sa.select(items).where(items.c.conversation_id == row["conversation_id"], items.c.position <= last)
-    chain = sa.select(responses.c.id, responses.c.previous_id).where(responses.c.id == previous_id).cte(recursive=True)
-    older = sa.select(responses.c.id, responses.c.previous_id).where(
-        responses.c.id == chain.c.previous_id, responses.c.owner == owner
+    links = sa.select(responses.c.id, responses.c.previous_id, responses.c.conversation_id)
+    chain = links.where(responses.c.id == previous_id).cte(recursive=True)
+    chain = chain.union(links.where(responses.c.id == chain.c.previous_id, responses.c.owner == owner))
+    last = items.alias()
+    is_before_the_chain_left = sa.exists().where(  # a chain may begin at a response of a conversation
+        chain.c.conversation_id == items.c.conversation_id,
+        last.c.response_id == chain.c.id,
+        items.c.position <= last.c.position,
     )
-    chain = chain.union(older)
-    return sa.select(items).where(items.c.response_id.in_(sa.select(chain.c.id)))
+    return sa.select(items).where(items.c.response_id.in_(sa.select(chain.c.id)) | is_before_the_chain_left)
 
 
 def _require_no_open_turn(db: sa.Connection, conversation_id: str) -> None:
@@ -443,6 +454,14 @@ def _require_no_open_turn(db: sa.Connection, conversation_id: str) -> None:
     if db.execute(query.limit(1)).first() is not None:
         raise ConversationBusy(
             "An answer is being written in this conversation. Wait for it, or stop it.", retry_after_s=1
+        )
+
+
+def _require_last_item(db: sa.Connection, conversation_id: str, item_id: str | None) -> None:
+    query = sa.select(items.c.id).where(items.c.conversation_id == conversation_id).order_by(items.c.position.desc())
+    if db.execute(query.limit(1)).scalar() != item_id:
+        raise ConversationBusy(
+            "Another message came into this conversation while this one waited. Send it again.", retry_after_s=1
         )
 
 
@@ -459,7 +478,7 @@ def _as_item(row: sa.RowMapping, *, fresh: bool = False) -> Item:
     return Item(
         id=new_id("msg") if fresh else row["id"],
         role=row["role"],
-        status=row["status"],
+        status="incomplete" if fresh and row["status"] == "in_progress" else row["status"],
         content=row["content"],
         is_output=row["is_output"],
         tokens=row["tokens"],

@@ -29,6 +29,7 @@ from gateway.upstream import Generation, Upstream, decode
 
 log = logging.getLogger("gateway.turn")
 CHECKPOINT_S = 2.0
+_TAKE_BACK_S = 5.0
 _STOPPING = "shutting_down"
 _DEFAULT_MODELS = ("dummy", "tgi", "")  # what huggingface_hub and TGI's own clients send when none is named
 
@@ -187,6 +188,7 @@ class ResponseTurn:
         self.answer_id = new_id("msg")
         self._caller = caller
         self._request = request
+        self._last_item_id: str | None = None
         self._texts: list[str] = []
         self._checkpointed = 0
         self._finish_reason: str | None = None
@@ -204,8 +206,9 @@ class ResponseTurn:
             fitted, question = await self._fit()
             self.body["truncated_items"] = fitted.dropped
             async with self.parts.admission.lease(self._caller.owner):
-                with await self._begin(fitted, question) as generation:
-                    async with self.parts.open_turns.checkpointed(self), self._closing():
+                generation = await self._begin(fitted, question)
+                async with self.parts.open_turns.checkpointed(self), self._closing():
+                    with generation:  # inside: the engine is free before the end is written
                         yield generation
 
     def take(self, payload: bytes) -> str:
@@ -226,7 +229,7 @@ class ResponseTurn:
             status=_item_status(self.body["status"]),
             content=[output_part("".join(self._texts))],
             is_output=True,
-            tokens=self._usage.output_tokens if self._usage else len(self._texts),
+            tokens=self._usage.output_tokens if self._usage else None,
             response_id=self.body["id"],
         )
 
@@ -261,6 +264,7 @@ class ResponseTurn:
         items = await self.parts.store.history(
             self._caller.owner, request.conversation_id, request.previous_response_id
         )
+        self._last_item_id = items[-1].id if items else None
         return await asyncio.gather(*(self._counted(item.role, item.text, item.tokens) for item in items if item.text))
 
     async def _counted(self, role: str, text: str, tokens: int | None = None) -> Message:
@@ -300,24 +304,30 @@ class ResponseTurn:
                 self.body,
                 conversation_id=self._request.conversation_id,
                 previous_id=self._request.previous_response_id,
+                last_item_id=self._last_item_id,
                 question=question,
                 answer=replace(self.answer(), tokens=None),
             )
 
     async def _take_back(self, opening: asyncio.Future[Generation], writing: asyncio.Future[None]) -> bool:
-        """Ends what `_begin` had started; tells whether the question is in the store."""
-        if not opening.cancel() and not opening.exception():
-            opening.result().close()
+        """Ends what `_begin` had started; tells whether the question is, or may yet come to be, in the store.
+
+        A write that has begun cannot be called back. Writes keep their order, so what is written next comes after it.
+        """
         both: set[asyncio.Future[Any]] = {opening, writing}
-        await asyncio.wait(both, timeout=5)  # a write that has begun cannot be called back
-        is_written = writing.done() and not writing.cancelled() and writing.exception() is None
-        return self.is_stored and is_written
+        if not opening.cancel() and not opening.cancelled() and opening.exception() is None:
+            opening.result().close()
+        await asyncio.wait(both, timeout=_TAKE_BACK_S)
+        has_failed = writing.done() and (writing.cancelled() or writing.exception() is not None)
+        return self.is_stored and not has_failed
 
     async def _abandon(self) -> None:
         try:
             await self.parts.store.abandon_turn(self.body["id"])
         except GatewayError as error:
             log.warning("a turn that failed could not be taken back: %s", error)
+            self.body = self.body | {"status": "failed"}
+            self.parts.open_turns.keep_for_later(self.body, self.answer())
 
     @asynccontextmanager
     async def _closing(self) -> AsyncIterator[None]:

@@ -19,6 +19,7 @@ from gateway.sse import DONE, EventSplitter
 from gateway.wire import Address, ConnectFailed, Exchange, ReadTimeout, WireError, open_exchange
 
 _CHECK_TTL_S = 0.5
+_COUNTS_AT_ONCE = 8  # a long conversation that nobody has counted must not flood the server with connections
 Result = TypeVar("Result")
 
 
@@ -39,6 +40,7 @@ class Upstream:
             self._headers["authorization"] = f"Bearer {address.key}"
         self._checked_at = float("-inf")
         self._is_ready = False
+        self._counting = asyncio.Semaphore(_COUNTS_AT_ONCE)
 
     async def open(self, prompt: Prompt) -> Generation:
         """Starts a generation and waits for its first event, so that what fails until then keeps an honest code.
@@ -67,11 +69,12 @@ class Upstream:
             UpstreamNotReady, UpstreamFailed, UpstreamTimeout
         """
         body = msgspec.json.encode({"content": defuse(text)})
-        with await self._send("POST", llamacpp.TOKENIZE_PATH, body) as exchange:
-            status = await _in_words(exchange.read_head(self._timeouts.between_tokens_s))
-            if status != 200:
-                raise await self._refusal(exchange, status)
-            answer = await _in_words(exchange.read_all(self._timeouts.between_tokens_s, limit_bytes=64 << 20))
+        async with self._counting:
+            with await self._send("POST", llamacpp.TOKENIZE_PATH, body) as exchange:
+                status = await _in_words(exchange.read_head(self._timeouts.between_tokens_s))
+                if status != 200:
+                    raise await self._refusal(exchange, status)
+                answer = await _in_words(exchange.read_all(self._timeouts.between_tokens_s, limit_bytes=64 << 20))
         try:
             return len(msgspec.json.decode(answer, type=_Tokens).tokens)
         except msgspec.DecodeError:

@@ -31,9 +31,11 @@ async def create_conversation(
 
 @router.get("")
 async def list_conversations(
-    caller: CallerDep, parts: PartsDep, limit: Limit = 20, after: str | None = None
+    caller: CallerDep, parts: PartsDep, limit: Limit = 20, after: str | None = None, q: str | None = None
 ) -> dict[str, Any]:
     """The caller's conversations, the newest activity first (ours)."""
+    if q is not None:
+        raise InvalidRequest("Searching conversations is not supported yet; leave 'q' out.", param="q")
     page = await parts.store.list_conversations(caller.owner, limit=limit, after=after)
     return page_object([conversation_object(entry) for entry in page.entries], page.has_more)
 

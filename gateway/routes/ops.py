@@ -43,10 +43,13 @@ async def _status(parts: Parts) -> dict[str, Any]:
     written = _written_status(settings.data_dir / "status.json")
     is_up = await parts.upstream.is_ready()
     is_ready = is_up and written["stage"] in ("ready", "unknown")
+    stage = "ready" if is_ready else written["stage"]
+    if stage == "ready" and not is_up:  # its supervisor has not noticed yet
+        stage = "restarting"
     return {
         "object": "status",
         **written,
-        "stage": "ready" if is_ready else written["stage"],
+        "stage": stage,
         "ready": is_ready,
         "model": settings.model,
         "title": settings.model_title,
