@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from tests.fakes.inference import WORDS, FakeInference, Scenario
-from tests.running_gateway import MODEL, RunningGateway, eventually, events_of, run_gateway
+from tests.running_gateway import MODEL, RunningGateway, events_of, eventually, run_gateway
 
 pytestmark = pytest.mark.contract
 ANSWER = "".join(WORDS)
