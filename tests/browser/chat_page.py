@@ -15,6 +15,7 @@ class ChatPage:
         self.url = url
         self.requested: list[str] = []
         self.problems: list[str] = []
+        self._answers_expected = 0
         page.on("request", lambda request: self.requested.append(request.url))
         page.on("pageerror", lambda error: self.problems.append(str(error)))
         page.on("console", lambda m: self.problems.append(m.text) if m.type == "error" else None)
@@ -38,14 +39,27 @@ class ChatPage:
         expect(self.status.locator("[data-stage]")).to_be_visible(timeout=20_000)
         return self
 
+    def limit_tokens(self, count: int) -> ChatPage:
+        """Sets how many tokens prompt and answer may have together; needs the sidebar in view."""
+        self.page.click("#settings button")
+        number = self.page.locator("#total-tokens input[type=number]")
+        number.fill(str(count))
+        number.press("Tab")
+        self.page.click("#settings button")
+        return self
+
     def ask(self, text: str) -> ChatPage:
         """Types a message and sends it with Enter."""
+        self._answers_expected = self.answers.count() + 1
         self.message.fill(text)
         self.message.press("Enter")
         return self
 
     def answered(self, text: str | None = None, *, timeout_s: float = 15) -> ChatPage:
-        """Waits until the answer has ended."""
+        """Waits until the answer has begun, and then until it has ended."""
+        if self._answers_expected:
+            expect(self.answers).to_have_count(self._answers_expected, timeout=timeout_s * 1000)
+            self._answers_expected = 0
         if text is not None:
             expect(self.answers.last).to_contain_text(text, timeout=timeout_s * 1000)
         expect(self.send).to_be_visible(timeout=timeout_s * 1000)

@@ -162,6 +162,17 @@ def test_the_gateway_away_and_back_again_needs_no_reload(gateway: FakeGateway, o
     chat.answered("Hello, this is an answer.")
 
 
+def test_settings_reach_the_gateway(gateway: FakeGateway, open_page: OpenPage) -> None:
+    chat = open_page().ask("With the defaults").answered("Hello, this")
+    chat.limit_tokens(512).page.click("#settings button")
+    chat.page.locator("#instructions textarea").fill("Be brief.")
+    chat.ask("With mine").answered("Hello, this")
+    default, mine = [r["body"] for r in gateway.state.requests if r["path"] == "/v1/responses"]
+    assert (default["temperature"], default["top_p"], default["max_total_tokens"]) == (1, 0.7, 2048)
+    assert "instructions" not in default
+    assert (mine["max_total_tokens"], mine["instructions"]) == (512, "Be brief.")
+
+
 def test_truncated_history_is_told(gateway: FakeGateway, open_page: OpenPage) -> None:
     gateway.state.scenario = Scenario(truncated_items=4, incomplete=True)
     chat = open_page().ask("Hello").answered("Hello, this is an answer.")
