@@ -26,6 +26,7 @@ The body is OpenAI's `{"error": {"message", "type", "param", "code"}}` with our 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -37,6 +38,7 @@ class GatewayError(Exception):
         param: the request's field at fault, as OpenAI writes it (`messages.0.content`).
         code: replaces the class's code.
         retry_after_s: when trying again makes sense, in seconds.
+        headers: what the answer says beside that.
     """
 
     status: ClassVar[int] = 500
@@ -44,13 +46,20 @@ class GatewayError(Exception):
     default_code: ClassVar[str] = "internal_error"
 
     def __init__(
-        self, message: str, *, param: str | None = None, code: str | None = None, retry_after_s: float | None = None
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.code = code or self.default_code
         self.retry_after_s = retry_after_s
+        self._headers = dict(headers or {})
 
     def body(self, request_id: str | None = None) -> dict[str, Any]:
         """The error object of OpenAI's API, with the id under which our logs know the request."""
@@ -60,10 +69,10 @@ class GatewayError(Exception):
         return {"error": error}
 
     def headers(self) -> dict[str, str]:
-        """`retry-after` in whole seconds and `retry-after-ms`, which OpenAI's SDKs read first."""
+        """With `retry-after` in whole seconds and `retry-after-ms`, which OpenAI's SDKs read first."""
         if self.retry_after_s is None:
-            return {}
-        return {
+            return self._headers
+        return self._headers | {
             "retry-after": str(max(1, math.ceil(self.retry_after_s))),
             "retry-after-ms": str(max(1, math.ceil(self.retry_after_s * 1000))),
         }
@@ -90,16 +99,7 @@ class NotFound(GatewayError):
 
 
 class MethodNotAllowed(GatewayError):
-    """`allow` lists the methods that are possible, as the header of that name wants them."""
-
     status, type, default_code = 405, "invalid_request_error", "method_not_allowed"
-
-    def __init__(self, message: str, *, allow: str) -> None:
-        super().__init__(message)
-        self.allow = allow
-
-    def headers(self) -> dict[str, str]:
-        return {"allow": self.allow}
 
 
 class ConversationBusy(GatewayError):

@@ -62,6 +62,7 @@ class RequestLimits:
             raise RateLimited(
                 f"You have sent more than {rpm} requests a minute. Try again in {max(1, round(wait_s + 0.5))} s.",
                 retry_after_s=wait_s,
+                headers=Budget(limit=rpm, remaining=0, reset_s=full_at - interval_s - now).headers(),
             )
         self._full_at[caller] = full_at
         owed_s = full_at - now

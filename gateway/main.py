@@ -113,7 +113,8 @@ def _nothing_there(request: Request) -> NotFound:
 
 
 def _not_allowed(request: Request, allow: str) -> MethodNotAllowed:
-    return MethodNotAllowed(f"{request.method} is not possible at {request.url.path[:200]}; {allow} is.", allow=allow)
+    message = f"{request.method} is not possible at {request.url.path[:200]}; {allow} is."
+    return MethodNotAllowed(message, headers={"allow": allow})
 
 
 def _response(request: Request, error: GatewayError) -> JSONResponse:

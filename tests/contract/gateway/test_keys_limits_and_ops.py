@@ -1,0 +1,195 @@
+"""Keys, limits, request ids, health and the docs."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import sqlalchemy as sa
+
+from gateway.auth import api_keys
+from tests.fakes.inference import FakeInference, Scenario
+from tests.running_gateway import MODEL, RunningGateway, client_of, eventually, run_gateway
+
+pytestmark = pytest.mark.contract
+HI = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+def error_of(answer: httpx2.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": ""},
+        {"authorization": "Bearer"},
+        {"authorization": "Basic c2stOng="},
+        {"authorization": "Bearer sk-wrong"},
+        {"authorization": "Bearer sk-" + "x" * 4000},
+        {"authorization": b"Bearer sk-\xff\xfe"},
+    ],
+)
+def test_without_a_working_key(gateway: RunningGateway, headers: dict[str, Any]) -> None:
+    with httpx2.Client(base_url=gateway.url, headers=headers) as client:
+        for method, path in (
+            ("GET", "/v1/models"),
+            ("GET", "/v1/status"),
+            ("GET", "/v1/conversations"),
+            ("GET", "/v1/responses/resp_1"),
+            ("POST", "/v1/chat/completions"),
+            ("POST", "/v1/responses"),
+        ):
+            answer = client.request(method, path, json=HI if method == "POST" else None)
+            assert error_of(answer) == (401, "invalid_api_key"), (method, path)
+            assert "sk-wrong" not in answer.text
+
+
+def test_scopes(gateway: RunningGateway) -> None:
+    with gateway.client(gateway.new_key(scopes=frozenset({"admin"}))) as client:
+        assert error_of(client.get("/v1/models")) == (403, "insufficient_scope")
+    with gateway.client() as client:
+        assert error_of(client.get("/v1/models", headers={"x-end-user": "ann"})) == (403, "insufficient_scope")
+    with gateway.client(gateway.webui_key) as client:
+        assert client.get("/v1/models", headers={"x-end-user": "ann"}).is_success
+        for name in ("", "a b", "a/b", "x" * 129, "ä"):
+            answer = client.get("/v1/models", headers={"x-end-user": name.encode()})
+            assert error_of(answer) == (400, "invalid_request"), name
+
+
+def test_a_revoked_key_ends_within_a_second(gateway: RunningGateway) -> None:
+    keys = gateway.app.state.keys
+    key, secret = keys.create("to be revoked")
+    with gateway.client(secret) as client:
+        assert client.get("/v1/models").is_success
+        assert keys.revoke(key.id) is True
+        assert keys.revoke(key.id) is False
+        revoked_at = time.monotonic()
+        answer = eventually(lambda: (a := client.get("/v1/models")).status_code == 401 and a)
+        assert time.monotonic() - revoked_at < 1.5
+        assert "revoked" in answer.json()["error"]["message"]
+
+
+def test_an_expired_key(gateway: RunningGateway) -> None:
+    keys = gateway.app.state.keys
+    key, secret = keys.create("short-lived")
+    expire = sa.update(api_keys).where(api_keys.c.id == key.id).values(expires_at=int(time.time()) - 1)
+    keys._database.write_now(lambda db: db.execute(expire))
+    with gateway.client(secret) as client:
+        assert error_of(client.get("/v1/models")) == (401, "invalid_api_key")
+        assert "expired" in client.get("/v1/models").json()["error"]["message"]
+
+
+def test_secrets_are_kept_as_hashes_in_files_of_ones_own(gateway: RunningGateway) -> None:
+    secret = gateway.new_key()
+    stored = b"".join(path.read_bytes() for path in gateway.data_dir.glob("gateway.sqlite3*"))
+    assert secret.encode() not in stored
+    assert gateway.admin_key.encode() not in stored
+    for name in ("admin.key", "webui.key"):
+        assert (gateway.data_dir / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_limits_per_key_and_per_end_user(fake: FakeInference, tmp_path: Path) -> None:
+    with run_gateway(tmp_path, fake, key_rpm=3, user_rpm=2) as gateway:
+        with gateway.client(gateway.webui_key) as client:
+            for user in ("ann", "bob"):  # each has a budget of their own
+                for path, body in (("/v1/chat/completions", HI), ("/v1/responses", {"input": "x", "stream": True})):
+                    assert client.post(path, json=body, headers={"x-end-user": user}).is_success
+                over = client.post("/v1/responses", json={"input": "x"}, headers={"x-end-user": user})
+                assert error_of(over) == (429, "rate_limit_exceeded")
+        with gateway.client(gateway.new_key(rpm=1)) as client:
+            answer = client.post("/v1/chat/completions", json=HI)
+            assert answer.headers["x-ratelimit-limit-requests"] == "1"
+            assert answer.headers["x-ratelimit-remaining-requests"] == "0"
+            over = client.post("/v1/chat/completions", json=HI)
+            assert 59_000 < int(over.headers["retry-after-ms"]) <= 60_000
+            assert over.headers["retry-after"] == "60"
+            assert over.headers["x-ratelimit-remaining-requests"] == "0"
+            assert over.json()["error"]["type"] == "rate_limit_error"
+            assert client.get("/v1/models").is_success  # only generations are counted
+            assert client.post("/v1/chat/completions", json={}).status_code == 400  # what is invalid costs nothing
+        with gateway.client() as client:
+            remaining = [client.post("/v1/chat/completions", json=HI).headers for _ in range(3)]
+            assert [headers["x-ratelimit-remaining-requests"] for headers in remaining] == ["2", "1", "0"]
+            assert all(re.fullmatch(r"\d+ms", headers["x-ratelimit-reset-requests"]) for headers in remaining)
+
+
+def test_request_ids_are_unique_and_in_errors(client: httpx2.Client) -> None:
+    answers = [client.get("/v1/models", headers={"x-request-id": "mine"}) for _ in range(5)]
+    answers += [client.get("/v1/nope"), client.get("/healthz"), client.post("/v1/chat/completions", json=HI)]
+    ids = [answer.headers["x-request-id"] for answer in answers]
+    assert len(set(ids)) == len(ids)
+    assert all(request_id.startswith("req_") for request_id in ids)
+    assert answers[5].json()["error"]["request_id"] == ids[5]
+
+
+def test_health_and_readiness(gateway: RunningGateway, fake: FakeInference) -> None:
+    with httpx2.Client(base_url=gateway.url) as client:  # no key
+        assert client.get("/healthz").json() == {"status": "ok"}
+        eventually(lambda: client.get("/readyz").is_success)
+        fake.scenario = Scenario("loading")
+        answer = eventually(lambda: (a := client.get("/readyz")).status_code == 503 and a)
+        assert answer.headers["retry-after"]
+        assert client.get("/healthz").is_success
+        fake.scenario = Scenario()
+        eventually(lambda: client.get("/readyz").is_success)
+
+
+def test_status_joins_what_the_models_side_wrote(gateway: RunningGateway, client: httpx2.Client) -> None:
+    file = gateway.data_dir / "status.json"
+    written = {"stage": "load", "done": 3, "total": 10, "unit": "s", "message": "loading", "since": 5, "model": "x"}
+    try:
+        eventually(lambda: client.get("/v1/status").json()["ready"])
+        file.write_text(json.dumps(written))
+        status = client.get("/v1/status").json()
+        assert {name: status[name] for name in ("stage", "done", "total", "unit", "message", "since")} == {
+            name: value for name, value in written.items() if name != "model"
+        }
+        assert (status["ready"], status["model"], status["object"]) == (False, MODEL, "status")
+        for broken in ("", "[]", "{", "null", '{"stage": 5}'):
+            file.write_text(broken)
+            assert client.get("/v1/status").is_success, broken
+    finally:
+        file.unlink()
+    assert client.get("/v1/status").json()["upstreams"] == [{"engine": "llamacpp", "ready": True}]
+
+
+def test_the_docs_load_nothing_from_other_hosts(gateway: RunningGateway) -> None:
+    with httpx2.Client(base_url=gateway.url) as client:
+        page = client.get("/docs")
+        assert page.is_success
+        sources = re.findall(r"""(?:src|href)=["']([^"']+)""", page.text)
+        assert sources
+        for source in sources:
+            assert source.startswith("/"), source
+            assert not source.startswith("//"), source
+            assert client.get(source).is_success, source
+        assert not re.findall(r"https?://(?!www\.w3\.org)", page.text)
+
+
+def test_the_description_of_the_api(gateway: RunningGateway) -> None:
+    with httpx2.Client(base_url=gateway.url) as client:
+        described = client.get("/openapi.json").json()
+    assert "/v1/chat/completions" in described["paths"]
+    assert "/v1/{path}" not in described["paths"]
+    for path, operations in described["paths"].items():
+        for method, operation in operations.items():
+            assert operation.get("description"), (method, path)
+
+
+def test_keys_of_a_new_database_and_old_files(fake: FakeInference, tmp_path: Path) -> None:
+    """The files survive a lost database: what people have configured goes on working."""
+    with run_gateway(tmp_path, fake) as gateway:
+        admin = gateway.admin_key
+    for file in tmp_path.glob("gateway.sqlite3*"):
+        file.unlink()
+    with run_gateway(tmp_path, fake) as gateway:
+        assert gateway.admin_key == admin
+        with client_of(gateway.url, admin) as client:
+            assert client.get("/v1/models").is_success
