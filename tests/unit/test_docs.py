@@ -18,6 +18,9 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 
+import gateway.settings
+import inference
+import webui.settings
 from gateway import errors, schemas
 from gateway.routes import completions, conversations, ops, responses
 
@@ -121,6 +124,20 @@ def test_every_variable_in_env_example_has_a_line_of_meaning_above_it() -> None:
     for before, line in itertools.pairwise(lines):
         if re.match(r"#[A-Z][A-Z0-9_]*=", line):
             assert re.match(r"# [^-]", before), f"{line}: say what it means"
+
+
+def test_env_example_shows_the_defaults_and_a_shell_can_read_it(tmp_path: Path) -> None:
+    lines = re.findall(r"^#([A-Z][A-Z0-9_]*=.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    (tmp_path / ".env").write_text("\n".join(lines))
+    command = ["bash", "-euc", "set -a; . ./.env; exec env -0"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    told = dict(entry.split("=", 1) for entry in done.stdout.split("\0") if entry)
+    shown = {name: told[name] for name in (line.split("=")[0] for line in lines) if told[name]}
+    upstream = {"GATEWAY_UPSTREAMS": "llamacpp=http://127.0.0.1:8080"}
+    gateway_shown = {**shown, **upstream, "PORT": ""}  # the gateway alone has another one
+    assert gateway.settings.Settings.from_env(gateway_shown, ROOT) == gateway.settings.Settings.from_env(upstream, ROOT)
+    assert inference.Settings.from_env(shown, ROOT) == inference.Settings.from_env({}, ROOT)
+    assert webui.settings.Settings.from_env(shown, ROOT) == webui.settings.Settings.from_env({}, ROOT)
 
 
 # --- the API
