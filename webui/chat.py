@@ -72,7 +72,7 @@ class Chat:
                 if view.refused_text:
                     view = await self._look_again(question, before, view)
                 if view.refused_text and not conversation_id:
-                    self._discard_later(person, target)
+                    await asyncio.wait({self._discard_later(person, target)}, timeout=2)
                     view = replace(view, conversation_id="")
                 yield view
 

@@ -18,6 +18,7 @@ LATEX_DELIMITERS = [
 ]
 STORAGE_KEY = "webui.conversation"
 _MOST_TOKENS = 4096
+_LONGEST_INSTRUCTIONS = 20_000
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _sidebar(language: str) -> dict[str, Any]:
             total_tokens = gr.Slider(
                 128, _MOST_TOKENS, defaults.max_total_tokens, step=64, elem_id="total-tokens", buttons=[]
             )
-            instructions = gr.Textbox(elem_id="instructions", lines=2, max_lines=6)
+            instructions = gr.Textbox(elem_id="instructions", lines=2, max_lines=6, max_length=_LONGEST_INSTRUCTIONS)
     return {
         "sidebar": sidebar,
         "new_chat": new_chat,
@@ -150,11 +151,21 @@ def _main_column(title: str, language: str) -> dict[str, Any]:
         notice = _own_html("notice")
         with gr.Row(elem_id="composer"):
             message = gr.Textbox(
-                elem_id="message", lines=1, max_lines=8, show_label=False, container=False, autofocus=True, scale=1
+                label=say(language, "message"),
+                placeholder=say(language, "message_placeholder"),
+                elem_id="message",
+                lines=1,
+                max_lines=8,
+                show_label=False,
+                container=False,
+                autofocus=True,
+                scale=1,
             )
-            retry = gr.Button(elem_id="retry", visible=False, scale=0, min_width=72)
-            stop = gr.Button(elem_id="stop", variant="stop", visible=False, scale=0, min_width=72)
-            send = gr.Button(elem_id="send", variant="primary", scale=0, min_width=72)
+            retry = gr.Button(say(language, "retry"), elem_id="retry", visible=False, scale=0, min_width=72)
+            stop = gr.Button(
+                say(language, "stop"), elem_id="stop", variant="stop", visible=False, scale=0, min_width=72
+            )
+            send = gr.Button(say(language, "send"), elem_id="send", variant="primary", scale=0, min_width=72)
     return {
         "status": status,
         "chatbot": chatbot,

@@ -102,6 +102,7 @@ def test_a_limit_names_the_wait_beside_the_chat_and_the_text_comes_back(
     chat = open_page().ask("Do not lose me")
     expect(chat.notice.locator("[role=alert]")).to_contain_text("12 s")
     expect(chat.message).to_have_value("Do not lose me")
+    expect(chat.conversations).to_have_count(0)
     expect(chat.questions).to_have_count(0)
     expect(chat.answers).to_have_count(0)
     gateway.state.scenario = Scenario()

@@ -1,0 +1,38 @@
+"""The command line's address, and a page that calls nobody while it is built."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from webui.__main__ import parser
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("environ", "argv", "address"),
+    [
+        ({}, [], ("127.0.0.1", 7860)),
+        ({"PORT": "80", "GRADIO_SERVER_PORT": "81", "HOST": "0.0.0.0"}, [], ("0.0.0.0", 80)),
+        ({"GRADIO_SERVER_PORT": "81"}, [], ("127.0.0.1", 81)),
+        ({"PORT": "80"}, ["--port", "82", "--host", "::1"], ("::1", 82)),
+    ],
+)
+def test_the_address_comes_from_flags_then_the_environment(
+    environ: dict[str, str], argv: list[str], address: tuple[str, int]
+) -> None:
+    options = parser(environ).parse_args(argv)
+    assert (options.host, options.port) == address
+
+
+def test_a_wrong_setting_stops_the_start_with_one_sentence(tmp_path: Path) -> None:
+    environ = {"WEBUI_GATEWAY_URL": "nonsense", "PYTHONPATH": str(Path(__file__).parents[3])}
+    command = [sys.executable, "-m", "webui"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("webui: WEBUI_GATEWAY_URL must be")
+    assert ended.stderr.count("\n") == 1
