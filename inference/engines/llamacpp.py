@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from inference.engines.openmp import openmp_environment
 from inference.plan import LaunchPlan
 from inference.probe import generate_one_token
 from inference.settings import child_environment
@@ -65,7 +66,8 @@ class LlamaCpp:
 
     def environment(self) -> dict[str, str]:
         """GGML_NO_BACKTRACE: on a crash ggml would start gdb on itself, which delays the end by seconds."""
-        return child_environment(INFERENCE_ENGINE_KEY=self.api_key, GGML_NO_BACKTRACE="1", PYTHONUNBUFFERED="1")
+        base = child_environment(INFERENCE_ENGINE_KEY=self.api_key, GGML_NO_BACKTRACE="1", PYTHONUNBUFFERED="1")
+        return base | openmp_environment(self.folder, base)
 
     def clear_the_way(self) -> None:
         self.socket.unlink(missing_ok=True)
