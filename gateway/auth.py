@@ -16,7 +16,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from gateway.database import Database
-from gateway.errors import InvalidRequest, NotAuthenticated
+from gateway.errors import HistoryUnavailable, InvalidRequest, NotAuthenticated
 from gateway.store import metadata, new_id
 
 SCOPES = ("chat", "admin", "on_behalf_of")
@@ -82,7 +82,12 @@ class Keys:
         digest = _digest(secret)
         cached = self._cache.get(digest)
         if cached is None or self._clock() - cached[0] > CACHE_S:
-            key = await self._database.read(lambda db: _find(db, digest))
+            try:
+                key = await self._database.read(lambda db: _find(db, digest))
+            except HistoryUnavailable:
+                if cached is None:
+                    raise
+                key = cached[1]  # with the database away, who was known goes on
             if key is None:
                 self._cache.pop(digest, None)
                 raise NotAuthenticated(

@@ -147,18 +147,29 @@ class Database:
 
 
 def _run_alone(entry: _Pending[Any], connection: sa.Connection) -> None:
+    cause: SQLAlchemyError | None = None
     try:
         with connection.begin_nested():
-            entry.result = entry.job(connection)
+            try:
+                entry.result = entry.job(connection)
+            except SQLAlchemyError as error:
+                cause = error
+                raise
     except GatewayError as error:
         entry.error = error
     except SQLAlchemyError as error:
-        entry.error = in_words(error)
-        if not connection.in_transaction():  # a full disk makes SQLite roll back everything at once
-            raise
+        cause = cause or error  # when the savepoint is gone too, its error says less
+        if not _is_in_transaction(connection):  # a full disk makes SQLite roll back all jobs of the group at once
+            raise cause from None
+        entry.error = in_words(cause)
     except Exception as error:  # a bug in a job must not end the writer thread
         log.exception("a write failed")
         entry.error = error
+
+
+def _is_in_transaction(connection: sa.Connection) -> bool:
+    """What SQLite itself says; SQLAlchemy does not see it roll back."""
+    return bool(getattr(connection.connection.dbapi_connection, "in_transaction", True))
 
 
 def in_words(error: SQLAlchemyError) -> HistoryUnavailable:

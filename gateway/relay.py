@@ -83,19 +83,30 @@ class ChatStream(Relayed):
                 await self.start_stream(send)
                 has_started = True
                 while payloads := await generation.read():
-                    if data := self._patched(payloads):
+                    data, error = self._patched(payloads)
+                    if data:
                         await self.send_body({"type": "http.response.body", "body": data, "more_body": True})
+                    if error:
+                        raise error
                 self._turn.require_finished()
             closing = render(DONE)
-        except Exception as error:  # after the start an error can only be an event, and no [DONE] follows it
+        except Exception as broken:  # after the start an error can only be an event, and no [DONE] follows it
             if not has_started:
                 raise
-            closing = render(msgspec.json.encode(self.in_words(error).body(self.request_id)))
+            closing = render(msgspec.json.encode(self.in_words(broken).body(self.request_id)))
         await send({"type": "http.response.body", "body": closing})
 
-    def _patched(self, payloads: list[bytes]) -> bytes:
-        kept = [payload for payload in payloads if is_plain_delta(payload) or self._is_wanted(payload)]
-        return b"".join([b"data: " + payload + b"\n\n" for payload in kept])
+    def _patched(self, payloads: list[bytes]) -> tuple[bytes, GatewayError | None]:
+        """The events to hand on, and the error that ends them."""
+        kept = []
+        error = None
+        try:
+            for payload in payloads:
+                if is_plain_delta(payload) or self._is_wanted(payload):
+                    kept.append(b"data: " + payload + b"\n\n")
+        except GatewayError as reported:
+            error = reported
+        return b"".join(kept), error
 
     def _is_wanted(self, payload: bytes) -> bool:
         chunk = decode(payload)
@@ -166,15 +177,29 @@ class ResponseStream(Relayed):
                 has_started = True
                 await send({"type": "http.response.body", "body": events.opening(turn.body), "more_body": True})
                 while payloads := await generation.read():
-                    data = b"".join(events.delta(text) for payload in payloads if (text := turn.take(payload)))
+                    data, error = self._deltas(payloads)
                     if data:
                         await self.send_body({"type": "http.response.body", "body": data, "more_body": True})
+                    if error:
+                        raise error
             closing = events.closing(turn.body, turn.answer())
-        except Exception as error:  # after the start an error can only be an event
+        except Exception as broken:  # after the start an error can only be an event
             if not has_started:
                 raise
-            closing = events.failed(turn.body, self.in_words(error))
+            closing = events.failed(turn.body, self.in_words(broken))
         await send({"type": "http.response.body", "body": closing})
+
+    def _deltas(self, payloads: list[bytes]) -> tuple[bytes, GatewayError | None]:
+        """The events to send, and the error that ends them."""
+        deltas = []
+        error = None
+        try:
+            for payload in payloads:
+                if text := self._turn.take(payload):
+                    deltas.append(self._events.delta(text))
+        except GatewayError as reported:
+            error = reported
+        return b"".join(deltas), error
 
 
 class ResponseObject(Relayed):

@@ -18,7 +18,7 @@ from typing import Any
 from gateway.admission import Admission
 from gateway.auth import Caller
 from gateway.dialects import Chunk, Prompt, Usage
-from gateway.errors import GatewayError, NotFound, ShuttingDown, UpstreamFailed
+from gateway.errors import GatewayError, NotFound, ShuttingDown, UpstreamFailed, UpstreamTimeout
 from gateway.limits import Budget, RequestLimits
 from gateway.prompt import Fitted, Message, fit, require_plausible
 from gateway.response_object import new_body, output_part, usage_object
@@ -154,7 +154,8 @@ class ChatTurn:
         prompt = self._prompt()
         async with self.parts.open_turns.running(), self.parts.admission.lease(self._caller.owner):
             with await self.parts.upstream.open(prompt) as generation:
-                yield generation
+                async with _within(self.parts.settings.timeouts.turn_s):
+                    yield generation
 
     def note(self, chunk: Chunk) -> None:
         """Remembers how the answer ended."""
@@ -209,7 +210,8 @@ class ResponseTurn:
                 generation = await self._begin(fitted, question)
                 async with self.parts.open_turns.checkpointed(self), self._closing():
                     with generation:  # inside: the engine is free before the end is written
-                        yield generation
+                        async with _within(self.parts.settings.timeouts.turn_s):
+                            yield generation
 
     def take(self, payload: bytes) -> str:
         """Adds one event of the answer; returns the text that it adds. Raises what the event reports."""
@@ -365,6 +367,16 @@ class ResponseTurn:
                 error_fields = {"code": unwritten.code, "message": unwritten.message}
                 self.body = self.body | {"status": "failed", "error": error_fields}
                 raise
+
+
+@asynccontextmanager
+async def _within(seconds: float) -> AsyncIterator[None]:
+    """Bounds an answer as a whole: an engine that never ends, and a caller who does not read, would hold the slot."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise UpstreamTimeout("The answer took too long and was cut. Ask for a shorter one.") from None
 
 
 def _engine_role(role: str) -> str:
