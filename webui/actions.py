@@ -1,7 +1,8 @@
 """What the page's buttons do: one method each, from Gradio's values to `Chat` and back to updates of components.
 
 Who asks comes from the request that `identity.py` has signed; which language from the browser. Nothing is kept here but
-the stop signals of turns that are running now.
+the turns that are running now. A page that opens another conversation leaves its running turn: the turn's own last
+update then shows what was opened, so the page is right whichever of the two answers reaches it last.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
@@ -20,13 +22,26 @@ from webui.errors import GatewayError
 from webui.identity import PERSON_HEADER
 from webui.layout import Parts, labels
 from webui.texts import language_of, say
+from webui.turn import StopSignal
 from webui.view import View
 from webui.wire import Status
 
 LISTED = 100
 POLL_WAITING_S, POLL_READY_S = 1.0, 15.0
+_LEAVE_TIMEOUT_S = 3.0
 
 Updates = dict[Any, Any]
+
+
+@dataclass
+class Running:
+    """A turn of one page: how to stop it, where the page goes next when it leaves, and when the turn is over."""
+
+    person: str
+    language: str
+    stop: StopSignal = field(default_factory=StopSignal)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    leave_to: str = ""
 
 
 class Actions:
@@ -36,7 +51,7 @@ class Actions:
         self._parts = parts
         self._chat = chat
         self._client = client
-        self._running: dict[str, asyncio.Event] = {}
+        self._running: dict[str, Running] = {}
 
     async def load(self, current: str, request: gr.Request) -> Updates:
         """A page that was just opened: its language, the list, the conversation that was open last."""
@@ -66,13 +81,12 @@ class Actions:
 
     async def new_chat(self, request: gr.Request) -> Updates:
         """An empty chat; a conversation begins with its first message."""
-        language, person = _asking(request)
-        updates = self._whole(View(), language) | await self._list(person, "", language)
-        return updates | {self._parts.sidebar: gr.update(open=False)}
+        return await self.open("", request)
 
     async def open(self, chosen: str, request: gr.Request) -> Updates:
         """A conversation from the list."""
         language, person = _asking(request)
+        await self._leave_turn(request, chosen or "")
         view = await self._chat.open(person, chosen or "")
         updates = self._whole(view, language) | await self._list(person, view.conversation_id, language)
         return updates | {self._parts.sidebar: gr.update(open=False)}
@@ -99,7 +113,7 @@ class Actions:
         running = self._running.get(_page_of(request))
         if running is None:
             return self._buttons(View())
-        running.set()
+        running.stop.set()
         return {self._parts.stop: gr.update()}
 
     async def send(
@@ -113,16 +127,15 @@ class Actions:
         request: gr.Request,
     ) -> AsyncGenerator[Updates, None]:
         """Sends what was typed and shows the answer as it comes."""
-        language, person = _asking(request)
+        running = self._begin(request)
         options = Options(temperature, top_p, int(total_tokens), instructions)
-        stop = self._begin(request)
+        turn = self._chat.send(running.person, current or "", typed or "", options, running.stop)
         try:
-            turn = self._chat.send(person, current or "", typed or "", options, stop)
-            async with aclosing(self._shown(turn, person, current or "", language)) as updates:
+            async with aclosing(self._shown(turn, running, current or "")) as updates:
                 async for update in updates:
                     yield update
         finally:
-            self._end(request, stop)
+            self._end(request, running)
 
     async def retry(
         self,
@@ -134,40 +147,36 @@ class Actions:
         request: gr.Request,
     ) -> AsyncGenerator[Updates, None]:
         """Asks for another answer to the last message."""
-        language, person = _asking(request)
+        running = self._begin(request)
         options = Options(temperature, top_p, int(total_tokens), instructions)
-        stop = self._begin(request)
+        turn = self._chat.retry(running.person, current or "", options, running.stop)
         try:
-            turn = self._chat.retry(person, current or "", options, stop)
-            async with aclosing(self._shown(turn, person, current or "", language, keeps_typed=True)) as updates:
+            async with aclosing(self._shown(turn, running, current or "", keeps_typed=True)) as updates:
                 async for update in updates:
                     yield update
         finally:
-            self._end(request, stop)
+            self._end(request, running)
 
     async def _shown(
-        self,
-        turn: AsyncGenerator[View, None],
-        person: str,
-        listed: str,
-        language: str,
-        *,
-        keeps_typed: bool = False,
+        self, turn: AsyncGenerator[View, None], running: Running, listed: str, *, keeps_typed: bool = False
     ) -> AsyncGenerator[Updates, None]:
         """Updates for a turn's views: everything at its start and end, only the chat in between."""
         is_first = True
         async with aclosing(turn) as views:
             async for view in views:
                 if view.running and not is_first:
-                    yield {self._parts.chatbot: render.messages(view.messages, language)}
+                    yield {self._parts.chatbot: render.messages(view.messages, running.language)}
                     continue
-                updates = self._whole(view, language)
-                if view.refused_text:
-                    updates[self._parts.message] = gr.update(value=view.refused_text)
+                refused_text = view.refused_text
+                if running.stop.leaving:
+                    view = await self._chat.open(running.person, running.leave_to)
+                updates = self._whole(view, running.language)
+                if refused_text:
+                    updates[self._parts.message] = gr.update(value=refused_text)
                 elif is_first and not keeps_typed:
                     updates[self._parts.message] = gr.update(value="")
                 if not view.running or view.conversation_id != listed:
-                    updates |= await self._list(person, view.conversation_id, language)
+                    updates |= await self._list(running.person, view.conversation_id, running.language)
                 is_first = False
                 yield updates
 
@@ -200,13 +209,27 @@ class Actions:
         info = "" if listed else say(language, "no_conversations")
         return {self._parts.conversations: gr.update(choices=listed, value=value, info=info)}
 
-    def _begin(self, request: gr.Request) -> asyncio.Event:
-        stop = self._running[_page_of(request)] = asyncio.Event()
-        return stop
+    def _begin(self, request: gr.Request) -> Running:
+        language, person = _asking(request)
+        running = self._running[_page_of(request)] = Running(person, language)
+        return running
 
-    def _end(self, request: gr.Request, stop: asyncio.Event) -> None:
-        if self._running.get(_page_of(request)) is stop:
+    def _end(self, request: gr.Request, running: Running) -> None:
+        running.ended.set()
+        if self._running.get(_page_of(request)) is running:
             del self._running[_page_of(request)]
+
+    async def _leave_turn(self, request: gr.Request, conversation_id: str) -> None:
+        running = self._running.get(_page_of(request))
+        if running is None:
+            return
+        running.leave_to = conversation_id
+        running.stop.leaving = True
+        running.stop.set()
+        try:
+            await asyncio.wait_for(running.ended.wait(), _LEAVE_TIMEOUT_S)
+        except TimeoutError:
+            pass  # it ends by itself; what was opened is shown already
 
 
 def _merged(first: Updates, second: Updates) -> Updates:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from webui import wire
 from webui.client import GatewayClient, Options
 from webui.errors import ConnectionLost, GatewayError, GatewayUnreachable
-from webui.turn import BUSY_PAUSE_S, BUSY_TRIES, Question, run_turn
+from webui.turn import BUSY_PAUSE_S, BUSY_TRIES, Question, StopSignal, run_turn
 from webui.view import Notice, Shown, View
 
 SHOWN_MESSAGES = 60
@@ -49,7 +49,7 @@ class Chat:
         return View(_shown(page.items), conversation_id, notice=notice)
 
     async def send(
-        self, person: str, conversation_id: str, typed: str, options: Options, stop: asyncio.Event
+        self, person: str, conversation_id: str, typed: str, options: Options, stop: StopSignal
     ) -> AsyncGenerator[View, None]:
         """One turn with a new message; a new conversation where there is none."""
         text = typed.replace("\r\n", "\n").translate(_UNSEEN)
@@ -77,7 +77,7 @@ class Chat:
                 yield view
 
     async def retry(
-        self, person: str, conversation_id: str, options: Options, stop: asyncio.Event
+        self, person: str, conversation_id: str, options: Options, stop: StopSignal
     ) -> AsyncGenerator[View, None]:
         """The last message anew, in a fork; the old conversation goes only when the new answer is there."""
         before = await self.open(person, conversation_id)
@@ -95,7 +95,7 @@ class Chat:
                 async for view in turn:
                     if view.running:
                         yield replace(view, conversation_id=conversation_id)
-                    elif view.error or view.refused_text or not view.messages[-1].text:
+                    elif stop.leaving or view.error or view.refused_text or not view.messages[-1].text:
                         yield replace(before, error=view.error, notice=Notice("retry_kept_old"))
                     else:
                         fork_id = ""

@@ -1,7 +1,7 @@
 """The page: its components wired to their actions, its theme and styles.
 
-Only answers go through Gradio's queue, because only they stream; everything else is one short request. Opening another
-conversation cancels a running turn: its stream is closed, and the gateway keeps what was generated.
+Only answers go through Gradio's queue, because only they stream; everything else is one short request, so a stop never
+waits behind answers.
 """
 
 from __future__ import annotations
@@ -54,20 +54,17 @@ def _wire(blocks: gr.Blocks, parts: Parts, actions: Actions) -> None:
         "trigger_mode": "once",
         "api_visibility": "private",
     }
-    sent = gr.on(
+    gr.on(
         [parts.message.submit, parts.send.click],
         actions.send,
         inputs=[parts.current, parts.message, *parts.options],
         concurrency_id="turns",
         **streamed,
     )
-    retried = parts.retry.click(
-        actions.retry, inputs=[parts.current, *parts.options], concurrency_id="turns", **streamed
-    )
-    running = [sent, retried]
+    parts.retry.click(actions.retry, inputs=[parts.current, *parts.options], concurrency_id="turns", **streamed)
     parts.stop.click(actions.stop, None, set(parts.chat), **short)
-    parts.new_chat.click(actions.new_chat, None, everything, cancels=running, **short)
-    parts.conversations.input(actions.open, parts.conversations, everything, cancels=running, preprocess=False, **short)
+    parts.new_chat.click(actions.new_chat, None, everything, **short)
+    parts.conversations.input(actions.open, parts.conversations, everything, preprocess=False, **short)
     parts.delete.click(actions.ask_delete, None, everything, **short)
     parts.delete_no.click(actions.keep, None, everything, **short)
     parts.delete_yes.click(actions.delete, parts.current, everything, **short)

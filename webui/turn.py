@@ -19,6 +19,12 @@ PACE_S = 0.1
 BUSY_TRIES, BUSY_PAUSE_S = 10, 0.2
 
 
+class StopSignal(asyncio.Event):
+    """Set to stop a turn; `leaving` when the page goes elsewhere, so that what comes is of no use any more."""
+
+    leaving = False
+
+
 class Answer:
     """What has come of an answer so far."""
 
@@ -60,7 +66,7 @@ class Question:
 
 
 async def run_turn(
-    client: GatewayClient, question: Question, before: View, stop: asyncio.Event
+    client: GatewayClient, question: Question, before: View, stop: StopSignal
 ) -> AsyncGenerator[View, None]:
     """Views of a running turn, then one that says how it ended; that one never comes when the page has left."""
     asked = (*before.messages, Shown("user", question.text))

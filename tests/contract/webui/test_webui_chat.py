@@ -12,6 +12,7 @@ from tests.fakes.gateway import KEY, FakeGateway, Scenario, fake_gateway
 from webui.chat import LARGEST_MESSAGE_CHARS, Chat, title_of
 from webui.client import GatewayClient, Options
 from webui.settings import Settings
+from webui.turn import StopSignal
 from webui.view import View
 
 pytestmark = pytest.mark.contract
@@ -41,12 +42,12 @@ async def last(turn: AsyncGenerator[View, None]) -> View:
     return [view async for view in turn][-1]
 
 
-def say(chat: Chat, conversation_id: str, text: str, stop: asyncio.Event | None = None) -> AsyncGenerator[View, None]:
-    return chat.send(ANN, conversation_id, text, Options(), stop or asyncio.Event())
+def say(chat: Chat, conversation_id: str, text: str, stop: StopSignal | None = None) -> AsyncGenerator[View, None]:
+    return chat.send(ANN, conversation_id, text, Options(), stop or StopSignal())
 
 
-def again(chat: Chat, conversation_id: str, stop: asyncio.Event | None = None) -> AsyncGenerator[View, None]:
-    return chat.retry(ANN, conversation_id, Options(), stop or asyncio.Event())
+def again(chat: Chat, conversation_id: str, stop: StopSignal | None = None) -> AsyncGenerator[View, None]:
+    return chat.retry(ANN, conversation_id, Options(), stop or StopSignal())
 
 
 def texts(view: View) -> list[tuple[str, str]]:
@@ -72,7 +73,7 @@ def test_a_stop_keeps_the_text_and_frees_the_model(gateway: FakeGateway) -> None
     gateway.state.scenario = Scenario(words=["word "] * 1000, delay_s=0.01)
 
     async def use(chat: Chat) -> None:
-        stop = asyncio.Event()
+        stop = StopSignal()
         view = View()
         stopped_at = 0.0
         async for view in say(chat, "", "Hi", stop):
@@ -153,7 +154,7 @@ def test_a_message_that_may_have_been_stored_is_looked_for(gateway: FakeGateway)
     gateway.state.scenario = Scenario(first_delay_s=30, words=["never"])
 
     async def use(chat: Chat) -> None:
-        stop = asyncio.Event()
+        stop = StopSignal()
         turn = asyncio.create_task(last(say(chat, "", "Hi", stop)))
         await _until(lambda: any(c["items"] for c in gateway.state.conversations.values()))
         stop.set()
@@ -231,11 +232,26 @@ def test_leaving_during_a_retry_keeps_the_old_answer(gateway: FakeGateway) -> No
     chat_with(gateway, use)
 
 
+def test_opening_something_else_during_a_retry_keeps_the_old_answer(gateway: FakeGateway) -> None:
+    async def use(chat: Chat) -> None:
+        old = await last(say(chat, "", "One"))
+        gateway.state.scenario = Scenario(words=["word "] * 1000, delay_s=0.01)
+        stop = StopSignal()
+        async for view in again(chat, old.conversation_id, stop):
+            if view.messages[-1].role == "assistant":
+                stop.leaving = True
+                stop.set()
+        await chat.close()
+        assert await _only(gateway) == old.conversation_id
+
+    chat_with(gateway, use)
+
+
 def test_a_stopped_retry_with_some_text_counts_as_the_new_answer(gateway: FakeGateway) -> None:
     async def use(chat: Chat) -> None:
         old = await last(say(chat, "", "One"))
         gateway.state.scenario = Scenario(words=["word "] * 1000, delay_s=0.01)
-        stop = asyncio.Event()
+        stop = StopSignal()
         view = View()
         async for view in again(chat, old.conversation_id, stop):
             if view.messages[-1].role == "assistant":
