@@ -22,6 +22,7 @@ PARAMETERS: dict[str, Any] = {
     "safety_identifier": ACCEPTED,
     "prompt_cache_key": ACCEPTED,
     "prompt_cache_retention": ACCEPTED,
+    "prompt_cache_options": ACCEPTED,
     "service_tier": ACCEPTED,
     "parallel_tool_calls": ACCEPTED,
     "n": (1,),
@@ -44,9 +45,12 @@ PARAMETERS: dict[str, Any] = {
     "web_search_options": (),
     "include": ([],),
     "background": (False,),
+    "background_options": (),
     "prompt": (),
     "context_management": ([],),
     "moderation": (),
+    "access_programs": (),
+    "image": ({},),
 }
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, TypeVar
+from urllib.parse import urlsplit
 
 ENGINES = ("llamacpp",)
+_HEADER_WORD = re.compile(r"[\x21-\x7e]+")
 Number = TypeVar("Number", int, float)
 
 
@@ -125,7 +128,7 @@ def _pairs(environ: Mapping[str, str], name: str) -> list[tuple[str, str]]:
         if not separator or not value:
             raise SettingsError(f"{name} must be pairs such as llamacpp=http://127.0.0.1:8080, with commas between.")
         if engine not in ENGINES:
-            raise SettingsError(f"{name} names the engine {engine!r}; this version knows: {', '.join(ENGINES)}.")
+            raise SettingsError(f"{name} must begin with the engine's name; this version knows: {', '.join(ENGINES)}.")
         pairs.append((engine, value))
     return pairs
 
@@ -140,7 +143,23 @@ def _upstream(environ: Mapping[str, str]) -> UpstreamAddress:
     if len(addresses) > 1:
         raise SettingsError("GATEWAY_UPSTREAMS names several servers; this version speaks to one.")
     (engine, url) = addresses[0]
-    if not (url.startswith(("http://", "https://")) or (url.startswith("unix:/"))):
-        raise SettingsError(f"GATEWAY_UPSTREAMS: {url!r} is neither http://…, https://… nor unix:/….")
-    keys = dict(_pairs(environ, "GATEWAY_UPSTREAM_KEYS"))
-    return UpstreamAddress(engine=engine, url=url, key=keys.get(engine))
+    if not (_is_http(url) or url.startswith("unix:/")):
+        raise SettingsError(f"GATEWAY_UPSTREAMS: {url!r} is neither http://host:port, https://host nor unix:/path.")
+    key = dict(_pairs(environ, "GATEWAY_UPSTREAM_KEYS")).get(engine)
+    if key is not None and not _HEADER_WORD.fullmatch(key):
+        raise SettingsError(
+            "GATEWAY_UPSTREAM_KEYS holds a key that no HTTP header can carry; keys are printable ASCII."
+        )
+    return UpstreamAddress(engine=engine, url=url, key=key)
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname and _HEADER_WORD.fullmatch(url))
+            and parts.port != 0
+        )
+    except ValueError:  # a port that is none, or half an IPv6 address
+        return False

@@ -46,6 +46,13 @@ class Address:
     tls: ssl.SSLContext | None = None
     prefix: str = ""
 
+    @property
+    def authority(self) -> str:
+        """What the `host` header says: the port too, unless it is the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        is_default = self.unix_path is not None or self.port == (443 if self.tls else 80)
+        return host if is_default else f"{host}:{self.port}"
+
     @classmethod
     def parse(cls, url: str) -> Address:
         """Takes `http://host:port/prefix`, `https://…` or `unix:/path`."""
@@ -217,7 +224,7 @@ async def open_exchange(
     Raises:
         ConnectFailed: nobody listens at `address`, or not within `connect_timeout_s`.
     """
-    lines = [f"{method} {address.prefix}{path} HTTP/1.1", f"host: {address.host}", "connection: close"]
+    lines = [f"{method} {address.prefix}{path} HTTP/1.1", f"host: {address.authority}", "connection: close"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     lines.append(f"content-length: {len(body)}")
     request = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body

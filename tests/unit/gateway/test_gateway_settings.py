@@ -1,0 +1,117 @@
+"""Settings: defaults that fit, and one sentence that names the variable for each value that cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.settings import Settings, SettingsError, UpstreamAddress
+from gateway.wire import Address
+
+pytestmark = pytest.mark.unit
+ROOT = Path("/checkout")
+GOOD = {"GATEWAY_UPSTREAMS": "llamacpp=http://127.0.0.1:8080"}
+
+
+def test_one_variable_is_enough() -> None:
+    settings = Settings.from_env(GOOD, ROOT)
+    assert settings.upstream == UpstreamAddress("llamacpp", "http://127.0.0.1:8080", None)
+    assert (settings.host, settings.port, settings.data_dir) == ("127.0.0.1", 8000, ROOT / "data")
+    assert settings.database_path == ROOT / "data" / "gateway.sqlite3"
+
+
+def test_empty_values_mean_the_defaults() -> None:
+    names = ("DATA_DIR", "MODEL", "HOST", "PORT", "GATEWAY_SLOTS", "GATEWAY_MODEL_TITLE", "GATEWAY_UPSTREAM_KEYS")
+    assert Settings.from_env(GOOD | dict.fromkeys(names, ""), ROOT) == Settings.from_env(GOOD, ROOT)
+
+
+def test_everything_set() -> None:
+    environ = {
+        "GATEWAY_UPSTREAMS": " llamacpp=unix:/run/x.sock ",
+        "GATEWAY_UPSTREAM_KEYS": "llamacpp=se=cret",
+        "DATA_DIR": "/data",
+        "PORT": "0",
+        "GATEWAY_SLOTS": "7",
+        "GATEWAY_MAX_WAIT_S": "0.5",
+        "GATEWAY_DRAIN_TIMEOUT_S": "0",
+    }
+    settings = Settings.from_env(environ, ROOT)
+    assert settings.upstream == UpstreamAddress("llamacpp", "unix:/run/x.sock", "se=cret")
+    assert settings.data_dir == Path("/data")
+    assert (settings.slots, settings.max_wait_s, settings.timeouts.drain_s) == (7, 0.5, 0)
+    assert "se=cret" not in repr(settings)
+
+
+BAD = [
+    ("PORT", "x"),
+    ("PORT", "70000"),
+    ("PORT", "-1"),
+    ("PORT", "80.5"),
+    *[
+        (name, value)
+        for name in (
+            "GATEWAY_CONTEXT_TOKENS",
+            "GATEWAY_SLOTS",
+            "GATEWAY_MAX_WAITING",
+            "GATEWAY_MAX_WAIT_S",
+            "GATEWAY_MAX_BODY_BYTES",
+            "GATEWAY_KEY_RPM",
+            "GATEWAY_USER_RPM",
+            "GATEWAY_CONNECT_TIMEOUT_S",
+            "GATEWAY_FIRST_TOKEN_TIMEOUT_S",
+            "GATEWAY_BETWEEN_TOKENS_TIMEOUT_S",
+            "GATEWAY_TURN_TIMEOUT_S",
+            "GATEWAY_DRAIN_TIMEOUT_S",
+        )
+        for value in ("many", "-1", "nan", "inf", "1e99")
+    ],
+    ("GATEWAY_UPSTREAMS", ""),
+    ("GATEWAY_UPSTREAMS", "http://127.0.0.1:8080"),
+    ("GATEWAY_UPSTREAMS", "llamacpp"),
+    ("GATEWAY_UPSTREAMS", "llamacpp="),
+    ("GATEWAY_UPSTREAMS", "tgi=http://x"),
+    ("GATEWAY_UPSTREAMS", "llamacpp=ftp://x"),
+    ("GATEWAY_UPSTREAMS", "llamacpp=unix:relative.sock"),
+    ("GATEWAY_UPSTREAMS", "llamacpp=http://"),
+    ("GATEWAY_UPSTREAMS", "llamacpp=http://:80"),
+    ("GATEWAY_UPSTREAMS", "llamacpp=http://x:99999"),
+    ("GATEWAY_UPSTREAMS", "llamacpp=http://x:port"),
+    ("GATEWAY_UPSTREAMS", "llamacpp=http://[::1"),
+    ("GATEWAY_UPSTREAMS", "llamacpp=http://x/a b"),
+    ("GATEWAY_UPSTREAMS", "llamacpp=http://a,llamacpp=http://b"),
+    ("GATEWAY_UPSTREAM_KEYS", "secret"),
+    ("GATEWAY_UPSTREAM_KEYS", "vllm=secret"),
+    ("GATEWAY_UPSTREAM_KEYS", "llamacpp=se cret"),
+    ("GATEWAY_UPSTREAM_KEYS", "llamacpp=schlüssel"),
+    ("GATEWAY_UPSTREAM_KEYS", "llamacpp=se\r\ncret"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_a_bad_value_names_its_variable(name: str, value: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_env(GOOD | {name: value}, ROOT)
+    message = str(refused.value)
+    assert message.startswith(name)
+    assert "\n" not in message
+    if name == "GATEWAY_UPSTREAM_KEYS":
+        assert value not in message  # a secret, perhaps only mistyped
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "named"),
+    [
+        ("http://h", "h", 80, "h"),
+        ("http://h:8080/pre/", "h", 8080, "h:8080"),
+        ("https://h", "h", 443, "h"),
+        ("http://[::1]:80", "::1", 80, "[::1]"),
+        ("http://[::1]:81", "::1", 81, "[::1]:81"),
+        ("unix:/run/x.sock", "localhost", 0, "localhost"),
+    ],
+)
+def test_addresses(url: str, host: str, port: int, named: str) -> None:
+    address = Address.parse(url)
+    assert (address.host, address.port, address.authority) == (host, port, named)
+    assert address.prefix == ("/pre" if "pre" in url else "")
+    assert (address.tls is not None) == url.startswith("https")
