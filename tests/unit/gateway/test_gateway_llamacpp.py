@@ -96,7 +96,7 @@ def test_usage() -> None:
 @pytest.mark.parametrize(
     "payload",
     [b"", b"garbage", b"{", b"[]", b"5", b'"x"', b'{"choices":5}', b'{"choices":[{}]}',
-     b'{"choices":[{"delta":{"content":5}}]}', b'{"choices":[],"usage":{}}', 
+     b'{"choices":[{"delta":{"content":5}}]}', b'{"choices":[],"usage":{}}',
      b'{"choices":[{"delta":{"content":"\xff\xfe"}}]}', b"<html>"],
 )  # fmt: skip
 def test_what_cannot_be_read_is_a_failure_of_the_engine(payload: bytes) -> None:

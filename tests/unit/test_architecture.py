@@ -1,0 +1,99 @@
+"""Who may import whom, and who may touch what: each rule is a sentence, and a breach fails with it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.unit
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("gateway", "inference", "webui")
+FILES = [*sorted(str(f.relative_to(ROOT)) for p in PACKAGES for f in (ROOT / p).rglob("*.py")), "app.py"]
+PURE = ("gateway/errors.py", "gateway/sse.py", "gateway/prompt.py", "gateway/limits.py", "gateway/markers.py")
+PROCESSES = {"subprocess.Popen", "subprocess.run", "os.fork", "os.execv", "asyncio.create_subprocess_exec"}
+
+# (sentence, files it is about, what they must not name, files that may)
+RULES: list[tuple[str, tuple[str, ...], set[str], tuple[str, ...]]] = [
+    ("gateway imports neither webui nor inference nor app", ("gateway/",), {"webui", "inference", "app"}, ()),
+    ("webui reaches the gateway over HTTP only", ("webui/",), {"gateway", "inference", "app"}, ()),
+    ("inference knows nothing of who uses it", ("inference/",), {"gateway", "webui", "app"}, ()),
+    ("only gateway/wire.py parses HTTP of inference servers", ("",), {"httptools"}, ("gateway/wire.py",)),
+    ("only gateway/upstream.py speaks to inference servers", ("",), {"gateway.wire"}, ("gateway/upstream.py",)),
+    (
+        "only the gateway's store, database, keys and migrations speak SQL",
+        ("",),
+        {"sqlalchemy", "alembic", "sqlite3"},
+        ("gateway/store.py", "gateway/database.py", "gateway/auth.py", "gateway/migrations/"),
+    ),
+    ("only webui/client.py imports the HTTP client", ("",), {"httpx", "httpx2", "requests"}, ("webui/client.py",)),
+    (
+        "only settings, command lines, app.py, inference/engines and webui/main.py's quieting touch the environment",
+        ("",),
+        {"os.environ", "os.getenv", "os.putenv"},
+        (
+            *(f"{package}/{name}.py" for package in PACKAGES for name in ("settings", "__main__")),
+            "app.py",
+            "inference/engines/",
+            "webui/main.py",
+        ),
+    ),
+    (
+        "only the supervisor, its guard and the sources start processes",
+        ("",),
+        PROCESSES | {"subprocess", "multiprocessing", "os.system", "os.popen", "os.posix_spawn", "asyncio.subprocess"},
+        ("inference/supervisor.py", "inference/guard.py", "inference/sources/"),
+    ),
+    ("routes do not reach past store and turn", ("gateway/routes/",), {"gateway.upstream", "gateway.database"}, ()),
+    ("pure modules of the gateway know no web framework", PURE, {"fastapi", "starlette", "asyncio", "uvicorn"}, ()),
+    ("no test is imported by what it tests", ("",), {"tests", "pytest"}, ()),
+]
+
+
+@cache
+def names_in(file: str) -> tuple[tuple[int, str], ...]:
+    """Every module that a file imports and every name that it takes from `os` and `asyncio`, with the line."""
+    return tuple(_names(ast.parse((ROOT / file).read_text()), package=".".join(Path(file).parent.parts)))
+
+
+def _names(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = f"{package}.{node.module or ''}".rstrip(".") if node.level else node.module or ""
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+        elif (
+            isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("os", "asyncio")
+        ):
+            yield node.lineno, f"{node.value.id}.{node.attr}"
+
+
+def breaches(about: tuple[str, ...], forbidden: set[str], allowed: tuple[str, ...]) -> list[str]:
+    return [
+        f"{file}:{line} names {name}"
+        for file in FILES
+        if file.startswith(about) and not file.startswith(allowed or ("//",))
+        for line, name in names_in(file)
+        if any(name == bad or name.startswith(bad + ".") for bad in forbidden)
+    ]
+
+
+@pytest.mark.parametrize(("sentence", "about", "forbidden", "allowed"), RULES, ids=[rule[0] for rule in RULES])
+def test_rule(sentence: str, about: tuple[str, ...], forbidden: set[str], allowed: tuple[str, ...]) -> None:
+    found = breaches(about, forbidden, allowed)
+    assert not found, f"{sentence}:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule[3]], ids=lambda rule: rule[0])
+def test_who_is_excepted_needs_it(rule: tuple[str, tuple[str, ...], set[str], tuple[str, ...]]) -> None:
+    """A rule that nobody could break says nothing: at least one excepted file does what the others must not."""
+    assert breaches(rule[3], rule[2], ()), rule[0]
+
+
+def test_errors_and_sse_import_nothing_of_ours() -> None:
+    for file in ("gateway/errors.py", "gateway/sse.py"):
+        assert not [name for _, name in names_in(file) if name.startswith("gateway")], file
