@@ -44,7 +44,7 @@ def eventually(condition: Callable[[], Any], *, within_s: float = 5.0) -> Any:
 
 def client_of(url: str, key: str, **options: Any) -> httpx2.Client:
     """A plain HTTP client with a key."""
-    return httpx2.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30, **options)
+    return httpx2.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, **({"timeout": 30} | options))
 
 
 def events_of(text: str) -> list[Json]:
