@@ -51,6 +51,7 @@ class CannotStart(Exception):
 def main() -> int:
     """Runs until it is stopped; returns the exit code."""
     environ = _environment(_options())
+    os.umask(0o077)  # conversations, keys and logs are this user's alone
     try:
         address = _bind(environ)
         settings = inference.Settings.from_env(environ, ROOT)
@@ -166,8 +167,9 @@ async def _serve(
         status(news)
         line(news)
 
-    where = "(and on every other address of this machine)" if _is_on_all_addresses(listener) else ""
-    print(f"listening on {_url_of(listener)} {where}\nthe model comes next: {plan.model.title}", flush=True)
+    where = ", and on every other address of this machine" if _is_on_all_addresses(listener) else ""
+    print(f"listening on port {listener.getsockname()[1]} ({_url_of(listener)}{where})", flush=True)
+    print(f"the model comes next: {plan.model.title}", flush=True)
     report(Progress("start"))
     cancelled = threading.Event()
     server, web_lifespan = _build(plan, engine, environ, listener)
@@ -210,6 +212,8 @@ def _build(
         "WEBUI_GATEWAY_URL": _url_of(listener),
     }
     defaults = {"GATEWAY_DRAIN_TIMEOUT_S": _DRAIN_S}
+    if environ.get("SPACE_ID"):
+        defaults["WEBUI_FRAME_ANCESTORS"] = "https://huggingface.co"  # a Space is shown inside their page
     whole = {**defaults, **environ, **ours, "PORT": str(port), "HOST": host}
     text = inference.model_text(plan.model)
     try:

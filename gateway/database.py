@@ -68,7 +68,8 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)  # what people wrote is nobody else's; SQLite's other files take this mode over
         except OSError as error:
             raise DatabaseError(f"The folder {path.parent} cannot be made: {error.strerror}.") from None
         self.engine = _engine(path)

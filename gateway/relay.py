@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.dialects import Usage
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, ShuttingDown
 from gateway.response_object import ResponseEvents, output_item
 from gateway.sse import DONE, render
 from gateway.turn import ChatTurn, ResponseTurn
@@ -183,6 +183,10 @@ class ResponseStream(Relayed):
                     if error:
                         raise error
             closing = events.closing(turn.body, turn.answer())
+        except ShuttingDown:
+            if not has_started:
+                raise
+            closing = events.closing(turn.body, turn.answer())  # what there is of the answer is stored as incomplete
         except Exception as broken:  # after the start an error can only be an event
             if not has_started:
                 raise

@@ -83,7 +83,7 @@ def _url(process: subprocess.Popen[bytes], log: Path) -> str:
     """The address, from the line that app.py prints when its port is open."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
-        if found := re.search(r"listening on (http://\S+)", log.read_text()):
+        if found := re.search(r"listening on port \d+ \((http://[^\s,)]+)", log.read_text()):
             return found[1]
         time.sleep(0.05)
     pytest.fail(f"app.py did not open its port (exit code {process.poll()}):\n{log.read_text()[-4000:]}")

@@ -14,6 +14,7 @@ from webui.errors import SettingsError
 from webui.main import create_app
 from webui.settings import Settings
 
+ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = """example:
   WEBUI_GATEWAY_URL=http://127.0.0.1:8000 WEBUI_API_KEY_FILE=data/webui.key python -m webui --port 7860"""
 
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serves until it is told to stop."""
     options = parser(os.environ).parse_args(argv)
     try:
-        app = create_app(Settings.from_env(os.environ, Path.cwd()))
+        app = create_app(Settings.from_env(os.environ, ROOT))
     except SettingsError as error:
         print(f"webui: {error}", file=sys.stderr)
         return 2
