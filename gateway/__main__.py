@@ -68,7 +68,14 @@ def _serve(options: argparse.Namespace) -> int:
     telemetry.configure(options.log_level)
     app = create_app(settings)
     server = Server(app, host=settings.host, port=settings.port, drain_s=settings.timeouts.drain_s)
-    server.run()
+    try:
+        server.run()
+    except SystemExit:  # uvicorn's way to say that it cannot listen
+        return _fail(
+            f"{settings.host}:{settings.port} cannot be listened on; the log above says why. Another program may have "
+            "the port: choose one with PORT.",
+            1,
+        )
     return 0 if server.started else 1
 
 

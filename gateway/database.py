@@ -71,7 +71,9 @@ class Database:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.touch(mode=0o600)  # what people wrote is nobody else's; SQLite's other files take this mode over
         except OSError as error:
-            raise DatabaseError(f"The folder {path.parent} cannot be made: {error.strerror}.") from None
+            raise DatabaseError(
+                f"{path} cannot be made: {error.strerror}. Make its folder writable, or set DATA_DIR to another one."
+            ) from None
         self.engine = _engine(path)
         _migrate(self.engine, path)
         self._queue: queue.SimpleQueue[_Pending[Any] | None] = queue.SimpleQueue()

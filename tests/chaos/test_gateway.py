@@ -272,8 +272,8 @@ def test_a_stop_in_mid_answer_ends_in_order(fake: FakeInference, tmp_path: Path,
             assert running.stop(number) == 0
             assert time.monotonic() - stopped_at < 6
             events = events_of(turn.result().text)
-            assert events[-1]["type"] == "response.failed"
-            assert events[-1]["response"]["error"]["code"] == "shutting_down"
+            assert events[-1]["type"] == "response.incomplete"
+            assert events[-1]["response"]["incomplete_details"] == {"reason": "interrupted"}
             assert events_of(chat.result().text)[-1]["error"]["code"] == "shutting_down"
             assert "Traceback" not in running.output
         fake.reset()
@@ -510,3 +510,52 @@ def test_a_database_of_a_newer_version(tmp_path: Path) -> None:
     with pytest.raises(DatabaseError, match="newer version"):
         Database(tmp_path / "gateway.sqlite3")
     assert "newer version" in start_error(tmp_path)
+
+
+@pytest.mark.parametrize("moment", ["before the question is stored", "in mid-stream"])
+def test_leaving_while_the_database_is_locked_frees_the_engine_at_once(
+    fake: FakeInference, tmp_path: Path, moment: str
+) -> None:
+    """What must be written waits for the lock; the engine does not."""
+    fake.scenario = Scenario("stalls")
+    with run_gateway(tmp_path, fake) as gateway, gateway.client() as client:
+        conversation = new_conversation(client)
+        locker = sqlite3.connect(tmp_path / "gateway.sqlite3", isolation_level=None)
+        if moment == "before the question is stored":
+            locker.execute("BEGIN IMMEDIATE")
+        caller = Caller(gateway, client, {"input": "hi", "conversation": conversation, "stream": True})
+        eventually(lambda: fake.chats and fake.chat.words_sent >= 4)
+        if moment == "in mid-stream":
+            caller.read_until(b"How")
+            locker.execute("BEGIN IMMEDIATE")
+        left_at = caller.leave()
+        assert eventually(lambda: fake.chat.left_at, within_s=1) - left_at < 1
+        locker.execute("ROLLBACK")
+        locker.close()
+        eventually(gateway.is_idle)
+        items = items_of(client, conversation)
+        assert [status for _, status, _ in items] == ["completed", "incomplete"]
+        fake.scenario = Scenario()
+        assert client.post("/v1/responses", json={"input": "x", "conversation": conversation}).is_success
+
+
+class Caller:
+    """A caller on a bare socket, who can leave at any moment."""
+
+    def __init__(self, gateway: RunningGateway, client: httpx2.Client, body: Json) -> None:
+        content = json.dumps(body).encode()
+        self._socket = socket.create_connection(("127.0.0.1", int(gateway.url.rsplit(":", 1)[1])), timeout=10)
+        self._socket.sendall(
+            f"POST /v1/responses HTTP/1.1\r\nHost: x\r\nAuthorization: {client.headers['authorization']}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+            + content
+        )
+
+    def read_until(self, mark: bytes) -> None:
+        seen = b""
+        while mark not in seen:
+            seen += self._socket.recv(65536)
+
+    def leave(self) -> float:
+        self._socket.close()
+        return time.monotonic()
