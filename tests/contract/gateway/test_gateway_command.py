@@ -12,41 +12,54 @@ from pathlib import Path
 
 import pytest
 
+from gateway.__main__ import main
 from tests.fakes.inference import FakeInference
 from tests.running_gateway import ROOT, client_of, eventually, run_gateway
 
 pytestmark = pytest.mark.contract
 
 
-def command(data: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "gateway", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "DATA_DIR": str(data), **environ},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+class Command:
+    """`python -m gateway` in this process, with a DATA_DIR of its own."""
+
+    def __init__(self, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.data, self._patch, self._output = data, monkeypatch, capsys
+        monkeypatch.setenv("DATA_DIR", str(data))
+
+    def __call__(self, *arguments: str, **environ: str) -> tuple[int, str, str]:
+        """Exit code, standard output, standard error."""
+        for name, value in environ.items():
+            self._patch.setenv(name, value)
+        try:
+            code = main(list(arguments))
+        except SystemExit as ended:
+            code = int(str(ended.code))
+        return code, *self._output.readouterr()
 
 
-def test_a_key_is_made_beside_a_running_gateway_and_ends_with_revoke(fake: FakeInference, tmp_path: Path) -> None:
-    with run_gateway(tmp_path, fake) as gateway:
-        made = command(tmp_path, "keys", "create", "--name", "laptop", "--rpm", "2")
-        assert made.returncode == 0, made.stderr
-        secret = made.stdout.splitlines()[-1]
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(tmp_path / "data", monkeypatch, capsys)
+
+
+def test_a_key_is_made_beside_a_running_gateway_and_ends_with_revoke(fake: FakeInference, command: Command) -> None:
+    with run_gateway(command.data, fake) as gateway:
+        code, output, _ = command("keys", "create", "--name", "laptop", "--rpm", "2")
+        assert code == 0
+        secret = output.splitlines()[-1]
         with client_of(gateway.url, secret) as client:
             answer = client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "hi"}]})
             assert answer.headers["x-ratelimit-limit-requests"] == "2"
-            listed = command(tmp_path, "keys", "list").stdout
+            listed = command("keys", "list")[1]
             key_id = re.search(r"(key_\w+) .*laptop", listed)
             assert key_id is not None
             assert secret not in listed
-            assert command(tmp_path, "keys", "revoke", key_id[1]).returncode == 0
+            assert command("keys", "revoke", key_id[1])[0] == 0
             eventually(lambda: client.get("/v1/models").status_code == 401, within_s=2)
-        assert "revoked" in command(tmp_path, "keys", "list").stdout
-        again = command(tmp_path, "keys", "revoke", key_id[1])
-        assert again.returncode == 1
-        assert "keys list" in again.stderr
+        assert "revoked" in command("keys", "list")[1]
+        code, _, error = command("keys", "revoke", key_id[1])
+        assert code == 1
+        assert "keys list" in error
 
 
 @pytest.mark.parametrize(
@@ -61,36 +74,38 @@ def test_a_key_is_made_beside_a_running_gateway_and_ends_with_revoke(fake: FakeI
         ([], {}, 2, "required"),
     ],
 )
-def test_what_cannot_be(tmp_path: Path, arguments: list[str], environ: dict[str, str], code: int, said: str) -> None:
-    ended = command(tmp_path, *arguments, **environ)
-    assert ended.returncode == code
-    assert said in ended.stderr
-    assert "Traceback" not in ended.stderr
+def test_what_cannot_be(command: Command, arguments: list[str], environ: dict[str, str], code: int, said: str) -> None:
+    ended, _, error = command(*arguments, **environ)
+    assert ended == code
+    assert said in error
 
 
-def test_migrate_can_be_repeated(tmp_path: Path) -> None:
+def test_migrate_can_be_repeated_and_what_people_wrote_is_nobody_elses(command: Command) -> None:
     for _ in range(2):
-        assert command(tmp_path / "new", "migrate").returncode == 0
-    assert (tmp_path / "new" / "gateway.sqlite3").exists()
+        assert command("migrate")[0] == 0
+    assert stat.S_IMODE((command.data / "gateway.sqlite3").stat().st_mode) == 0o600
 
 
-def test_what_people_wrote_is_nobody_elses(tmp_path: Path) -> None:
-    command(tmp_path / "new", "migrate")
-    assert stat.S_IMODE((tmp_path / "new" / "gateway.sqlite3").stat().st_mode) == 0o600
-
-
-def test_help_has_an_example(tmp_path: Path) -> None:
+def test_help_has_an_example(command: Command) -> None:
     for arguments in (["--help"], ["serve", "--help"], ["keys", "create", "--help"]):
-        shown = command(tmp_path, *arguments)
-        assert shown.returncode == 0
-        assert "usage: python -m gateway" in shown.stdout
-    assert "keys create --name" in command(tmp_path, "--help").stdout
+        code, output, _ = command(*arguments)
+        assert code == 0
+        assert "usage: python -m gateway" in output
+    assert "keys create --name" in command("--help")[1]
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        ended = command(tmp_path, "serve", PORT=port, GATEWAY_UPSTREAMS="llamacpp=http://127.0.0.1:9")
+        environ = {"DATA_DIR": str(tmp_path), "PORT": port, "GATEWAY_UPSTREAMS": "llamacpp=http://127.0.0.1:9"}
+        ended = subprocess.run(
+            [sys.executable, "-m", "gateway", "serve"],
+            cwd=ROOT,
+            env={**os.environ, **environ},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
     assert ended.returncode == 1
     assert f"127.0.0.1:{port} cannot be listened on" in ended.stderr.splitlines()[-1]
     assert "in use" in ended.stderr

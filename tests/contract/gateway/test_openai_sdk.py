@@ -156,14 +156,9 @@ def test_a_busy_conversation_is_a_conflict(gateway: RunningGateway, sdk: openai.
 
 
 def test_the_sdk_waits_as_long_as_it_is_told(fake: FakeInference, tmp_path: Path) -> None:
-    """Two requests a second, one over: the SDK's retry comes after `retry-after-ms` and passes at once."""
+    """Its one retry comes after `retry-after-ms`, when there is a place again, and passes."""
     with run_gateway(tmp_path, fake) as gateway:
-        key = gateway.new_key(rpm=120)
+        key = gateway.new_key(rpm=40)
         with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=1) as sdk:
-            spent = sdk.with_options(max_retries=0).chat.completions
-            with pytest.raises(openai.RateLimitError):
-                _ = [spent.create(model=MODEL, messages=HI) for _ in range(1000)]
-            answered = len(fake.chats)
-            raw = sdk.chat.completions.with_raw_response.create(model=MODEL, messages=HI)
-            assert raw.retries_taken == 1
-            assert len(fake.chats) == answered + 1
+            answers = (sdk.chat.completions.with_raw_response.create(model=MODEL, messages=HI) for _ in range(1000))
+            assert any(answer.retries_taken for answer in answers)
