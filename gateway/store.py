@@ -438,13 +438,14 @@ def _chain_items(db: sa.Connection, owner: str, previous_id: str) -> sa.Select[A
     links = sa.select(responses.c.id, responses.c.previous_id, responses.c.conversation_id)
     chain = links.where(responses.c.id == previous_id).cte(recursive=True)
     chain = chain.union(links.where(responses.c.id == chain.c.previous_id, responses.c.owner == owner))
-    last = items.alias()
-    is_before_the_chain_left = sa.exists().where(  # a chain may begin at a response of a conversation
-        chain.c.conversation_id == items.c.conversation_id,
+    last, earlier = items.alias(), items.alias()
+    of_chain = sa.select(last.c.position).join(chain, last.c.response_id == chain.c.id)
+    before_it = sa.select(earlier.c.position).where(  # a chain may begin at a response of a conversation
+        earlier.c.conversation_id == chain.c.conversation_id,
         last.c.response_id == chain.c.id,
-        items.c.position <= last.c.position,
+        earlier.c.position <= last.c.position,
     )
-    return sa.select(items).where(items.c.response_id.in_(sa.select(chain.c.id)) | is_before_the_chain_left)
+    return sa.select(items).where(items.c.position.in_(of_chain.union(before_it)))
 
 
 def _require_no_open_turn(db: sa.Connection, conversation_id: str) -> None:

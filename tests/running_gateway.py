@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
+import logging
 import os
 import signal
 import ssl
@@ -103,6 +105,30 @@ class _ThreadServer(Server):
         yield  # signals belong to the main thread
 
 
+class _Faults(logging.Handler):
+    """Collects what nobody should ever log: bugs, and tasks whose end nobody looked at."""
+
+    LOGGERS = ("asyncio", "uvicorn.error", "gateway", "gateway.relay")
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.seen: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name == "gateway.database" and not record.exc_info:
+            return  # what the disk said, in the tests that fill it
+        self.seen.append(f"{record.name}: {record.getMessage()} {record.exc_info or ''}")
+
+    def __enter__(self) -> _Faults:
+        for name in self.LOGGERS:
+            logging.getLogger(name).addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in self.LOGGERS:
+            logging.getLogger(name).removeHandler(self)
+
+
 @contextmanager
 def run_gateway(
     data_dir: Path, upstream: FakeInference | str, *, timeouts: Timeouts | None = None, **fields: Any
@@ -123,13 +149,16 @@ def run_gateway(
     eventually(lambda: server.started or not thread.is_alive(), within_s=20)
     assert server.started
     running = RunningGateway(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", app, data_dir)
-    try:
-        yield running
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        assert not thread.is_alive(), "the gateway did not stop"
-        assert running.is_idle(), "a slot or a turn was left open"
+    with _Faults() as faults:
+        try:
+            yield running
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            gc.collect()
+            assert not thread.is_alive(), "the gateway did not stop"
+            assert running.is_idle(), "a slot or a turn was left open"
+            assert not faults.seen, faults.seen
 
 
 class GatewayProcess:
