@@ -162,5 +162,8 @@ async def _render_framework(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _render_last_resort(request: Request, error: Exception) -> JSONResponse:
-    log.error("a request failed", exc_info=error)
-    return _response(request, GatewayError("The gateway failed. The request id helps to find out why."))
+    request_id = request.scope.get("state", {}).get("request_id", "")
+    log.error("a request failed", exc_info=error, extra={"fields": {"request_id": request_id}})
+    answer = _response(request, GatewayError("The gateway failed. The request id helps to find out why."))
+    answer.headers["x-request-id"] = request_id  # this answer is made outside of Front, which gives all others theirs
+    return answer

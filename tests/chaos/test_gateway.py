@@ -48,7 +48,7 @@ def fake(_fake: FakeInference) -> Iterator[FakeInference]:
 
 @pytest.fixture(scope="module")
 def _gateway(_fake: FakeInference, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    quick = Timeouts(first_token_s=0.4, between_tokens_s=0.4, turn_s=3.0, drain_s=0.5)
+    quick = Timeouts(first_token_s=0.8, between_tokens_s=0.8, turn_s=4.0, drain_s=0.5)
     with run_gateway(tmp_path_factory.mktemp("gateway"), _fake, timeouts=quick) as running:
         yield running
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx2
 import pytest
@@ -14,7 +15,7 @@ import sqlalchemy as sa
 
 from gateway.auth import api_keys
 from tests.fakes.inference import FakeInference, Scenario
-from tests.running_gateway import MODEL, RunningGateway, client_of, eventually, run_gateway
+from tests.running_gateway import MODEL, RunningGateway, client_of, events_of, eventually, run_gateway
 
 pytestmark = pytest.mark.contract
 HI = {"messages": [{"role": "user", "content": "hi"}]}
@@ -193,3 +194,44 @@ def test_keys_of_a_new_database_and_old_files(fake: FakeInference, tmp_path: Pat
         assert gateway.admin_key == admin
         with client_of(gateway.url, admin) as client:
             assert client.get("/v1/models").is_success
+
+
+def test_limits_are_exact_under_concurrency(fake: FakeInference, tmp_path: Path) -> None:
+    with run_gateway(tmp_path, fake) as gateway, gateway.client(gateway.new_key(rpm=10)) as client:
+        with ThreadPoolExecutor(20) as pool:
+            answers = list(pool.map(lambda _: client.post("/v1/chat/completions", json=HI).status_code, range(40)))
+    assert sorted(set(answers)) == [200, 429]
+    assert answers.count(200) == 10
+
+
+def test_a_bug_says_nothing_of_itself_but_its_request_id(fake: FakeInference, tmp_path: Path) -> None:
+    def broken(*_: object, **__: object) -> NoReturn:
+        raise ZeroDivisionError("secret detail")
+
+    with run_gateway(tmp_path, fake, has_bugs=True) as gateway, gateway.client() as client:
+        conversation = client.post("/v1/conversations").json()["id"]
+        gateway.parts.store.list_items = broken  # type: ignore[method-assign]
+        answer = client.get(f"/v1/conversations/{conversation}/items")
+        assert error_of(answer) == (500, "internal_error")
+        assert answer.json()["error"]["request_id"] == answer.headers["x-request-id"]
+        assert "secret" not in answer.text
+        del gateway.parts.store.list_items
+
+
+def test_a_bug_in_mid_stream_is_an_event_and_closes_the_turn(fake: FakeInference, tmp_path: Path) -> None:
+    with run_gateway(tmp_path, fake, has_bugs=True) as gateway, gateway.client() as client:
+        fake.scenario = Scenario(words=["a"] * 50)
+        conversation = client.post("/v1/conversations").json()["id"]
+        ask = {"input": "x", "conversation": conversation, "stream": True}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("gateway.relay.ResponseEvents.delta", lambda *_: 1 / 0)
+            patch.setattr("gateway.relay.is_plain_delta", lambda *_: 1 / 0)
+            events = events_of(client.post("/v1/responses", json=ask).text)
+            assert events[-1]["type"] == "response.failed"
+            assert events[-1]["response"]["error"]["code"] == "internal_error"
+            events = events_of(client.post("/v1/chat/completions", json=HI | {"stream": True}).text)
+            assert events[-1]["error"]["code"] == "internal_error"
+        items = client.get(f"/v1/conversations/{conversation}/items?order=asc").json()["data"]
+        assert [item["status"] for item in items] == ["completed", "incomplete"]
+        eventually(gateway.is_idle)
+        assert client.post("/v1/responses", json=ask | {"stream": False}).json()["status"] == "completed"
