@@ -11,13 +11,13 @@ from tests.fakes.inference import FakeInference, fake_inference
 from tests.running_gateway import RunningGateway, eventually, run_gateway
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _fake() -> Iterator[FakeInference]:
     with fake_inference() as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _gateway(_fake: FakeInference, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     with run_gateway(tmp_path_factory.mktemp("gateway"), _fake, slots=8) as running:
         yield running
