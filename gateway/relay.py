@@ -17,12 +17,12 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.dialects import Usage
+from gateway.dialects import Chunk, Usage
 from gateway.errors import GatewayError, ShuttingDown
 from gateway.response_object import ResponseEvents, output_item
 from gateway.sse import DONE, render
 from gateway.turn import ChatTurn, ResponseTurn
-from gateway.upstream import decode, is_plain_delta
+from gateway.upstream import Generation
 
 log = logging.getLogger("gateway.relay")
 
@@ -83,7 +83,7 @@ class ChatStream(Relayed):
                 await self.start_stream(send)
                 has_started = True
                 while payloads := await generation.read():
-                    data, error = self._patched(payloads)
+                    data, error = self._patched(generation, payloads)
                     if data:
                         await self.send_body({"type": "http.response.body", "body": data, "more_body": True})
                     if error:
@@ -96,20 +96,20 @@ class ChatStream(Relayed):
             closing = render(msgspec.json.encode(self.in_words(broken).body(self.request_id)))
         await send({"type": "http.response.body", "body": closing})
 
-    def _patched(self, payloads: list[bytes]) -> tuple[bytes, GatewayError | None]:
+    def _patched(self, generation: Generation, payloads: list[bytes]) -> tuple[bytes, GatewayError | None]:
         """The events to hand on, and the error that ends them."""
         kept = []
         error = None
+        is_plain_delta = generation.is_plain_delta
         try:
             for payload in payloads:
-                if is_plain_delta(payload) or self._is_wanted(payload):
+                if is_plain_delta(payload) or self._is_wanted(generation.decode(payload)):
                     kept.append(b"data: " + payload + b"\n\n")
         except GatewayError as reported:
             error = reported
         return b"".join(kept), error
 
-    def _is_wanted(self, payload: bytes) -> bool:
-        chunk = decode(payload)
+    def _is_wanted(self, chunk: Chunk) -> bool:
         self._turn.note(chunk)
         is_usage = chunk.usage is not None and chunk.finish_reason is None and not chunk.text
         return self._turn.request.wants_usage or not is_usage
@@ -128,7 +128,7 @@ class ChatCompletion(Relayed):
         async with self._turn.open() as generation:
             while payloads := await generation.read():
                 for payload in payloads:
-                    chunk = decode(payload)
+                    chunk = generation.decode(payload)
                     self._turn.note(chunk)
                     texts.append(chunk.text)
                     usage = chunk.usage or usage
@@ -177,7 +177,7 @@ class ResponseStream(Relayed):
                 has_started = True
                 await send({"type": "http.response.body", "body": events.opening(turn.body), "more_body": True})
                 while payloads := await generation.read():
-                    data, error = self._deltas(payloads)
+                    data, error = self._deltas(generation, payloads)
                     if data:
                         await self.send_body({"type": "http.response.body", "body": data, "more_body": True})
                     if error:
@@ -193,13 +193,13 @@ class ResponseStream(Relayed):
             closing = events.failed(turn.body, self.in_words(broken))
         await send({"type": "http.response.body", "body": closing})
 
-    def _deltas(self, payloads: list[bytes]) -> tuple[bytes, GatewayError | None]:
+    def _deltas(self, generation: Generation, payloads: list[bytes]) -> tuple[bytes, GatewayError | None]:
         """The events to send, and the error that ends them."""
         deltas = []
         error = None
         try:
             for payload in payloads:
-                if text := self._turn.take(payload):
+                if text := self._turn.take(generation.decode(payload)):
                     deltas.append(self._events.delta(text))
         except GatewayError as reported:
             error = reported
@@ -218,7 +218,7 @@ class ResponseObject(Relayed):
         async with turn.open() as generation:
             while payloads := await generation.read():
                 for payload in payloads:
-                    turn.take(payload)
+                    turn.take(generation.decode(payload))
         await self.send_json(send, turn.body | {"output": [output_item(turn.answer())]})
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 from urllib.parse import urlsplit
 
-ENGINES = ("llamacpp",)
+ENGINES = ("llamacpp", "tgi", "lmdeploy", "openai")
 _HEADER_WORD = re.compile(r"[\x21-\x7e]+")
 Number = TypeVar("Number", int, float)
 

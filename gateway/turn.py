@@ -25,7 +25,7 @@ from gateway.response_object import new_body, output_part, usage_object
 from gateway.schemas import ChatMessage, ChatRequest, ResponseRequest, Sampling
 from gateway.settings import Settings
 from gateway.store import Item, Store, new_id
-from gateway.upstream import Generation, Upstream, decode
+from gateway.upstream import Generation, Upstream
 
 log = logging.getLogger("gateway.turn")
 CHECKPOINT_S = 2.0
@@ -169,10 +169,12 @@ class ChatTurn:
     def _prompt(self) -> Prompt:
         request, context = self.request, self.parts.settings.context_tokens
         require_plausible(sum(len(m.text.encode()) for m in request.messages), context, "messages")
+        asked = request.max_completion_tokens or request.max_tokens
         stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
         return Prompt(
             messages=[(_engine_role(message.role), message.text) for message in request.messages],
-            max_tokens=min(request.max_completion_tokens or request.max_tokens or context, context),
+            max_tokens=min(asked or context, context),
+            is_limited=asked is not None,
             stop=stop,
             presence_penalty=request.presence_penalty,
             frequency_penalty=request.frequency_penalty,
@@ -213,9 +215,8 @@ class ResponseTurn:
                         async with _within(self.parts.settings.timeouts.turn_s):
                             yield generation
 
-    def take(self, payload: bytes) -> str:
-        """Adds one event of the answer; returns the text that it adds. Raises what the event reports."""
-        chunk = decode(payload)
+    def take(self, chunk: Chunk) -> str:
+        """Adds one event of the answer; returns the text that it adds."""
         if chunk.text:
             self._texts.append(chunk.text)
         self._finish_reason = chunk.finish_reason or self._finish_reason

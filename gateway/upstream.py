@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Self, TypeVar
 
 import msgspec
 
-from gateway.dialects import Chunk, Prompt, llamacpp
+from gateway.dialects import Count, Dialect, Prompt, Repair, llamacpp, lmdeploy, openai, tgi
 from gateway.errors import GatewayError, UpstreamFailed, UpstreamNotReady, UpstreamTimeout
 from gateway.markers import defuse
 from gateway.settings import Timeouts, UpstreamAddress
 from gateway.sse import DONE, EventSplitter
 from gateway.wire import Address, ConnectFailed, Exchange, ReadTimeout, WireError, open_exchange
 
+log = logging.getLogger("gateway.upstream")
+DIALECTS: Mapping[str, Dialect] = {"llamacpp": llamacpp, "tgi": tgi, "lmdeploy": lmdeploy, "openai": openai}
 _CHECK_TTL_S = 0.5
 _COUNTS_AT_ONCE = 8  # a long conversation that nobody has counted must not flood the server with connections
 _LARGEST_EVENT_BYTES = 1 << 20
 Result = TypeVar("Result")
-
-
-class _Tokens(msgspec.Struct):
-    tokens: list[int]
 
 
 class Upstream:
@@ -33,7 +32,9 @@ class Upstream:
 
     def __init__(self, address: UpstreamAddress, *, model: str, timeouts: Timeouts) -> None:
         self.engine = address.engine
-        self._address = Address.parse(address.url)
+        self._dialect = DIALECTS[address.engine]
+        parsed = Address.parse(address.url)  # people write OpenAI's base URLs with and without /v1
+        self._address = dataclasses.replace(parsed, prefix=parsed.prefix.removesuffix("/v1"))
         self._model = model
         self._timeouts = timeouts
         self._headers = {"content-type": "application/json"}
@@ -49,10 +50,17 @@ class Upstream:
         Raises:
             UpstreamNotReady, UpstreamFailed, UpstreamTimeout, ContextTooLong, InvalidRequest
         """
-        messages = [(role, defuse(text)) for role, text in prompt.messages]
-        body = llamacpp.chat_body(dataclasses.replace(prompt, messages=messages), self._model)
-        exchange = await self._send("POST", llamacpp.CHAT_PATH, body)
-        generation = Generation(exchange, self._timeouts)
+        dialect, messages = self._dialect, [(role, defuse(text)) for role, text in prompt.messages]
+        prompt = dataclasses.replace(prompt, messages=messages)
+        exchange = await self._send("POST", dialect.CHAT_PATH, dialect.chat_body(prompt, self._model))
+        generation = Generation(
+            exchange,
+            dialect,
+            prompt,
+            model=self._model,
+            timeouts=self._timeouts,
+            count_prompt=lambda: self._ask(dialect.count_chat(prompt, self._model)),
+        )
         try:
             status = await _in_words(exchange.read_head(self._timeouts.first_token_s))
             if status != 200:
@@ -69,15 +77,19 @@ class Upstream:
         Raises:
             UpstreamNotReady, UpstreamFailed, UpstreamTimeout
         """
-        body = msgspec.json.encode({"content": defuse(text)})
+        return await self._ask(self._dialect.count(defuse(text), self._model))
+
+    async def _ask(self, count: Count | int) -> int:
+        if isinstance(count, int):
+            return count
         async with self._counting:
-            with await self._send("POST", llamacpp.TOKENIZE_PATH, body) as exchange:
+            with await self._send("POST", count.path, count.body) as exchange:
                 status = await _in_words(exchange.read_head(self._timeouts.between_tokens_s))
                 if status != 200:
                     raise await self._refusal(exchange, status)
                 answer = await _in_words(exchange.read_all(self._timeouts.between_tokens_s, limit_bytes=64 << 20))
         try:
-            return len(msgspec.json.decode(answer, type=_Tokens).tokens)
+            return count.read(answer)
         except msgspec.DecodeError:
             raise UpstreamFailed("The inference server did not count the tokens. Try again.") from None
 
@@ -90,8 +102,14 @@ class Upstream:
 
     async def _check(self) -> bool:
         try:
-            with await self._send("GET", llamacpp.HEALTH_PATH, b"") as exchange:
-                return await _in_words(exchange.read_head(self._timeouts.connect_s)) == 200
+            async with asyncio.timeout(self._timeouts.connect_s):
+                with await self._send("GET", self._dialect.HEALTH_PATH, b"") as exchange:
+                    if await _in_words(exchange.read_head(self._timeouts.connect_s)) != 200:
+                        return False
+                    body = await _in_words(exchange.read_all(self._timeouts.connect_s, limit_bytes=64 << 10))
+                    return self._dialect.is_healthy(body)
+        except TimeoutError:
+            return False
         except GatewayError:
             return False
 
@@ -112,32 +130,44 @@ class Upstream:
 
     async def _refusal(self, exchange: Exchange, status: int) -> GatewayError:
         body = await _in_words(exchange.read_all(self._timeouts.connect_s, limit_bytes=64 << 10))
-        try:
-            error = msgspec.json.decode(body)
-            fields = error.get("error", error) if isinstance(error, dict) else error
-        except msgspec.DecodeError:
-            fields = None
-        return llamacpp.error_of(fields, status)
+        if status in (401, 403, 404):
+            log.warning("%s answered %d: are its key, its address and the model's name right?", self.engine, status)
+        return self._dialect.refusal(status, body)
 
 
 class Generation:
-    """One open run at the inference server: the events of an answer, read by read.
+    """One open run at the inference server: the events of an answer, read by read, in OpenAI's form.
 
     Close it (or leave its context) to free the server; that is safe at any moment.
     """
 
-    def __init__(self, exchange: Exchange, timeouts: Timeouts) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        dialect: Dialect,
+        prompt: Prompt,
+        *,
+        model: str,
+        timeouts: Timeouts,
+        count_prompt: Callable[[], Awaitable[int]],
+    ) -> None:
+        self.decode = dialect.decode
+        self.is_plain_delta = dialect.is_plain_delta
         self._exchange = exchange
+        self._may_end_without_done = dialect.MAY_END_WITHOUT_DONE
+        self._repair = dialect.repair(prompt, model)
         self._timeouts = timeouts
+        self._count_prompt = count_prompt
         self._splitter = EventSplitter()
         self._first: list[bytes] = []
         self._is_done = False
 
     async def await_first_event(self) -> None:
-        """Waits for the first event and keeps it for `read`."""
+        """Waits for the first event and keeps it for `read`. Raises what it reports: that still is an honest status."""
         self._first = await self._read(self._timeouts.first_token_s)
-        if self._first:
-            decode(self._first[0])  # an error in place of the first event is an honest status, not an event
+        if not self._first:
+            raise UpstreamFailed("The inference server gave no answer at all. Try again.")
+        self.decode(self._first[0])
 
     async def read(self) -> list[bytes]:
         """The payloads that came since the last call; an empty list when the answer has ended as it should.
@@ -153,20 +183,53 @@ class Generation:
 
     async def _read(self, timeout_s: float) -> list[bytes]:
         payloads: list[bytes] = []
+        if self._repair is not None and self._repair.is_over and not self._is_done:
+            self._is_done = True
+            return await self._own_usage(self._repair)
+        due_at: float | None = None  # comments keep a connection alive, and are no news of the answer
         while not payloads and not self._is_done:
+            now = time.monotonic()
+            due_at = due_at or now + timeout_s
             try:
-                data = await self._exchange.read(timeout_s)
+                data = await self._exchange.read(max(0.0, due_at - now))
             except WireError as error:
                 raise _in_our_words(error) from None
             if not data:
-                raise UpstreamFailed("The inference server's answer broke off. Try again.")
+                if not self._may_end_without_done:
+                    raise UpstreamFailed("The inference server's answer broke off. Try again.")
+                self._is_done = True
+                break
             payloads = self._splitter.feed(data)
+            due_at = None if payloads else due_at
             if len(self._splitter.rest) > _LARGEST_EVENT_BYTES:
                 raise UpstreamFailed("The inference server sent an event without an end. Try again.")
             if payloads and payloads[-1] == DONE:
                 self._is_done = True
                 del payloads[-1]
+            if self._repair is not None:
+                payloads = self._repaired(payloads, self._repair)
         return payloads
+
+    def _repaired(self, payloads: list[bytes], repair: Repair) -> list[bytes]:
+        repaired = []
+        for payload in payloads:
+            if (patched := repair.patched(payload)) is not None:
+                repaired.append(patched)
+            if repair.is_over:
+                self._is_done = False  # one read is left: the usage
+                self.close()
+                break
+        if repair.is_done:
+            self._repair = None
+        return repaired
+
+    async def _own_usage(self, repair: Repair) -> list[bytes]:
+        """The usage of an answer that was ended here; without one when the prompt cannot be counted."""
+        try:
+            return [repair.usage_event(await self._count_prompt())]
+        except GatewayError as error:
+            log.warning("an answer has no usage: %s", error)
+            return []
 
     def close(self) -> None:
         self._exchange.close()
@@ -178,16 +241,6 @@ class Generation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def decode(payload: bytes) -> Chunk:
-    """What one event says; raises the error that it reports."""
-    return llamacpp.decode(payload)
-
-
-def is_plain_delta(payload: bytes) -> bool:
-    """Whether an event surely only adds text, so that nobody needs to decode it."""
-    return llamacpp.is_plain_delta(payload)
 
 
 async def _in_words(reading: Awaitable[Result]) -> Result:

@@ -1,12 +1,17 @@
 """One module per engine: OpenAI's words to the engine's, and back.
 
-Attributes of the shapes below are what the rest of the gateway knows of a generation, whatever the engine.
+Attributes of the shapes below are what the rest of the gateway knows of a generation, whatever the engine. `Dialect` is
+what gateway/upstream.py needs of an engine; each module here is one. Which of them is spoken is said by the engine's
+name in GATEWAY_UPSTREAMS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.errors import GatewayError
 
 
 @dataclass(frozen=True)
@@ -16,6 +21,7 @@ class Prompt:
     Attributes:
         messages: (role, text) pairs, roles system, user, assistant.
         max_tokens: of the answer, at most.
+        is_limited: False when nobody asked for a limit; `max_tokens` is then the whole context, prompt included.
         stop: texts that end the answer and are left out of it.
         temperature, top_p, top_k, min_p, repetition_penalty, seed, presence_penalty, frequency_penalty: None means
             OpenAI's default (temperature 1, top_p 1, everything else neutral).
@@ -23,6 +29,7 @@ class Prompt:
 
     messages: Sequence[tuple[str, str]]
     max_tokens: int
+    is_limited: bool = True
     stop: Sequence[str] = ()
     temperature: float | None = None
     top_p: float | None = None
@@ -54,3 +61,72 @@ class Chunk:
     text: str = ""
     finish_reason: str | None = None
     usage: Usage | None = None
+
+
+@dataclass(frozen=True)
+class Count:
+    """A question to the engine whose answer says a number of tokens.
+
+    Attributes:
+        read: the number in the answer's body; raises msgspec.DecodeError when there is none.
+    """
+
+    path: str
+    body: bytes
+    read: Callable[[bytes], int]
+
+
+class Repair(Protocol):
+    """One answer's events on their way to OpenAI's form; made anew for each answer."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to repair, so that the events pass untouched from now on."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the answer was ended here, since the engine did not end it where it should."""
+
+    def patched(self, payload: bytes) -> bytes | None:
+        """The event to hand on in place of `payload`, or None for none."""
+
+    def usage_event(self, prompt_tokens: int) -> bytes:
+        """The usage of an answer that was ended here."""
+
+
+class Dialect(Protocol):
+    """An engine's words. `model` is the id that callers know; answers carry it too."""
+
+    @property
+    def CHAT_PATH(self) -> str: ...
+
+    @property
+    def HEALTH_PATH(self) -> str: ...
+
+    @property
+    def MAY_END_WITHOUT_DONE(self) -> bool:
+        """Whether an answer may be whole without `[DONE]`, when it has a finish_reason and HTTP says that it ended."""
+
+    def chat_body(self, prompt: Prompt, model: str) -> bytes:
+        """The request, always streamed. Raises InvalidRequest for what the engine cannot do."""
+
+    def repair(self, prompt: Prompt, model: str) -> Repair | None:
+        """What makes OpenAI's form of this answer's events; None when they have it."""
+
+    def decode(self, payload: bytes) -> Chunk:
+        """One event of the stream. Raises GatewayError when it reports an error or cannot be read."""
+
+    def is_plain_delta(self, payload: bytes) -> bool:
+        """Whether an event surely adds text only. Cheap, and never wrongly true."""
+
+    def count(self, text: str, model: str) -> Count | int:
+        """How to learn the tokens of `text`, without what a chat template adds; or an estimate from above."""
+
+    def count_chat(self, prompt: Prompt, model: str) -> Count | int:
+        """The same of a whole prompt with its template."""
+
+    def is_healthy(self, body: bytes) -> bool:
+        """Whether a 200 of the health check, with this body, means that completions can be served."""
+
+    def refusal(self, status: int, body: bytes) -> GatewayError:
+        """Our error for an answer that is no stream."""

@@ -9,12 +9,14 @@ from typing import Any
 
 import msgspec
 
-from gateway.dialects import Chunk, Prompt, Usage
+from gateway.dialects import Chunk, Count, Prompt, chunks
+from gateway.dialects.chunks import MESSAGE_CHARS, messages_of
+from gateway.dialects.repair import NameRepair
 from gateway.errors import ContextTooLong, GatewayError, InvalidRequest, UpstreamFailed, UpstreamNotReady
 
 CHAT_PATH = "/v1/chat/completions"
-TOKENIZE_PATH = "/tokenize"
 HEALTH_PATH = "/health"
+MAY_END_WITHOUT_DONE = False
 _SEEDS = (1 << 32) - 1  # 2**32 - 1 itself means "random" to llama.cpp
 
 
@@ -22,7 +24,7 @@ def chat_body(prompt: Prompt, model: str) -> bytes:
     """The request. Always streamed, since llama.cpp runs a plain request to its end after the caller has gone."""
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": role, "content": text} for role, text in prompt.messages],
+        "messages": messages_of(prompt),
         "stream": True,
         "stream_options": {"include_usage": True},
         "max_tokens": prompt.max_tokens,
@@ -45,32 +47,9 @@ def chat_body(prompt: Prompt, model: str) -> bytes:
     return msgspec.json.encode(body)
 
 
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int
-    completion_tokens: int
-    prompt_tokens_details: _Details | None = None
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    delta: _Delta
-    finish_reason: str | None = None
-
-
-class _Event(msgspec.Struct):
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    error: Any = None
-
-
-_decoder = msgspec.json.Decoder(_Event)
+def repair(prompt: Prompt, model: str) -> NameRepair:
+    """A server that was started without an alias tells the model's path in every event."""
+    return NameRepair(model)
 
 
 def decode(payload: bytes) -> Chunk:
@@ -79,38 +58,44 @@ def decode(payload: bytes) -> Chunk:
     Raises:
         GatewayError: the event reports an error, or is not what llama.cpp sends.
     """
+    return chunks.decode(payload, error_of)
+
+
+is_plain_delta = chunks.is_plain_delta
+
+
+class _Tokens(msgspec.Struct):
+    tokens: list[int]
+
+
+def count(text: str, model: str) -> Count:
+    return Count("/tokenize", msgspec.json.encode({"content": text}), _tokens_in)
+
+
+def count_chat(prompt: Prompt, model: str) -> Count:
+    return count("".join(text for _, text in prompt.messages), model)
+
+
+def _tokens_in(body: bytes) -> int:
+    return len(msgspec.json.decode(body, type=_Tokens).tokens)
+
+
+def is_healthy(body: bytes) -> bool:
+    return True
+
+
+def refusal(status: int, body: bytes) -> GatewayError:
     try:
-        event = _decoder.decode(payload)
+        error = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise UpstreamFailed("The inference server sent an event that cannot be read. Try again.") from None
-    if event.error is not None:
-        raise error_of(event.error, None)
-    usage = None
-    if event.usage is not None:
-        details = event.usage.prompt_tokens_details
-        usage = Usage(
-            input_tokens=event.usage.prompt_tokens,
-            output_tokens=event.usage.completion_tokens,
-            cached_tokens=(details.cached_tokens or 0) if details else 0,
-        )
-    if not event.choices:
-        return Chunk(usage=usage)
-    choice = event.choices[0]
-    return Chunk(text=choice.delta.content or "", finish_reason=choice.finish_reason, usage=usage)
-
-
-def is_plain_delta(payload: bytes) -> bool:
-    """Whether an event surely adds text only: no end, no usage, no error. Cheap, and never wrongly true.
-
-    `"finish_reason":null` stands unescaped only as a key of the event itself, since quotes in texts are escaped.
-    """
-    return b'"finish_reason":null' in payload and b'"usage":{' not in payload and b'"error":' not in payload
+        error = None
+    return error_of(error.get("error", error) if isinstance(error, dict) else error, status)
 
 
 def error_of(error: Any, status: int | None) -> GatewayError:
     """Our error for one of llama.cpp's, from a body's or an event's `error` and the answer's status."""
     fields = error if isinstance(error, dict) else {"message": str(error)}
-    kind, message = fields.get("type"), str(fields.get("message", ""))[:500]
+    kind, message = fields.get("type"), str(fields.get("message", ""))[:MESSAGE_CHARS]
     code = status or fields.get("code")
     if kind == "exceed_context_size_error":
         return ContextTooLong(

@@ -70,7 +70,7 @@ BAD = [
     ("GATEWAY_UPSTREAMS", "http://127.0.0.1:8080"),
     ("GATEWAY_UPSTREAMS", "llamacpp"),
     ("GATEWAY_UPSTREAMS", "llamacpp="),
-    ("GATEWAY_UPSTREAMS", "tgi=http://x"),
+    ("GATEWAY_UPSTREAMS", "vllm=http://x"),
     ("GATEWAY_UPSTREAMS", "llamacpp=ftp://x"),
     ("GATEWAY_UPSTREAMS", "llamacpp=unix:relative.sock"),
     ("GATEWAY_UPSTREAMS", "llamacpp=http://"),
