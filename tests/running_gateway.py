@@ -142,6 +142,7 @@ def run_gateway(
     data_dir: Path,
     upstream: FakeInference | str,
     *,
+    engine: str = "llamacpp",
     timeouts: Timeouts | None = None,
     has_bugs: bool = False,
     **fields: Any,
@@ -154,7 +155,7 @@ def run_gateway(
     settings = Settings(
         data_dir=data_dir,
         model=MODEL,
-        upstream=UpstreamAddress("llamacpp", url, "engine-key"),
+        upstream=UpstreamAddress(engine, url, "engine-key"),
         timeouts=timeouts or Timeouts(drain_s=0.5),
         **({"key_rpm": 100_000, "user_rpm": 100_000} | fields),
     )

@@ -1,0 +1,215 @@
+"""The gateway in front of LMDeploy. Nothing was recorded here: the form is that of its serializer (0.18), as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.fakes.scripted import Answer, Asked, ScriptedServer, scripted_server
+from tests.running_gateway import MODEL, RunningGateway, events_of, eventually, run_gateway
+
+pytestmark = pytest.mark.contract
+CHAT = "/v1/chat/completions"
+HI = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+SSE = {"content-type": "text/event-stream; charset=utf-8"}
+JSON = {"content-type": "application/json"}
+Json = dict[str, Any]
+
+
+def event(text: str = "", reason: str | None = None, usage: tuple[int, int] | None = None) -> bytes:
+    delta = {"role": "assistant", "content": text, "reasoning_content": None, "gen_tokens": None, "tool_calls": []}
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+    counted = None
+    if usage:
+        counted = {"prompt_tokens": usage[0], "total_tokens": sum(usage), "completion_tokens": usage[1]}
+    fields = {"id": "17", "object": "chat.completion.chunk", "created": 1795374291, "model": MODEL}
+    fields |= {"choices": [] if usage else [choice], "usage": counted}
+    return b"data: " + json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
+
+
+DONE = b"data: [DONE]\n\n"
+END = (event(), event(reason="stop"), event(usage=(7, 3)), DONE)  # the end token is an event of its own
+
+
+def flat(message: str, kind: str, code: int) -> Json:
+    return {"message": message, "type": kind, "code": code, "param": None, "object": "error"}
+
+
+def refused(message: str, kind: str, code: int) -> Answer:
+    return Answer(code, JSON, json.dumps(flat(message, kind, code)).encode())
+
+
+def streaming(*pieces: bytes, end: str = "clean") -> Answer:
+    return Answer(200, SSE, pieces=pieces, end=end)
+
+
+TOO_LONG = "Input length (80011) must be smaller than the model context length (32768)."
+PLAIN = streaming(event("Hel"), event("lo"), *END)
+
+
+class Script:
+    """What LMDeploy does next."""
+
+    def __init__(self) -> None:
+        self.server: ScriptedServer
+        self.next = PLAIN
+        self.health = {"status": "healthy", "message": "ok"}
+
+    @property
+    def chat(self) -> Asked:
+        return self.server.of(CHAT)[-1]
+
+    def answer(self, asked: Asked) -> Answer:
+        if asked.path == "/health":
+            return Answer(200, JSON, json.dumps(self.health).encode())
+        if asked.path == "/v1/encode":
+            ids = list(range(len(asked.body["input"].split()) + bool(asked.body.get("add_bos", True))))
+            return Answer(200, JSON, json.dumps({"input_ids": ids, "length": len(ids)}).encode())
+        return self.next
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[Script]:
+    script = Script()
+    with scripted_server(script.answer) as script.server:
+        yield script
+
+
+@pytest.fixture(scope="module")
+def served(script: Script, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    with run_gateway(tmp_path_factory.mktemp("lmdeploy"), script.server.url + "/v1", engine="lmdeploy") as running:
+        yield running
+
+
+@pytest.fixture
+def asking(served: RunningGateway, script: Script) -> Iterator[httpx2.Client]:
+    script.next = PLAIN
+    script.health = {"status": "healthy", "message": "ok"}
+    script.server.asked.clear()
+    with served.client() as client:
+        yield client
+    eventually(served.is_idle)
+
+
+def streamed(client: httpx2.Client, **fields: Any) -> list[Json]:
+    answer = client.post(CHAT, json=HI | {"stream": True, "stream_options": {"include_usage": True}} | fields)
+    assert answer.status_code == 200, answer.text
+    return events_of(answer.text)
+
+
+def text_of(events: list[Json]) -> str:
+    return "".join(c["delta"].get("content") or "" for event in events for c in event.get("choices", ()))
+
+
+def test_openais_defaults_are_said_since_lmdeploys_are_others(asking: httpx2.Client, script: Script) -> None:
+    assert asking.post(CHAT, json=HI | {"presence_penalty": 0, "seed": -1}).is_success
+    asked = script.chat.body
+    assert (asked["temperature"], asked["top_p"], asked["top_k"], asked["min_p"]) == (1, 1, 0, 0)
+    assert asked["seed"] == (1 << 64) - 1  # negative ones are a 500
+    assert asked["model"] == MODEL
+    assert asked["stream"] is True  # a plain request in the queue runs on when its caller has gone
+    assert 0 < asked["max_tokens"] < 1 << 31
+    assert not {"presence_penalty", "frequency_penalty", "skip_special_tokens", "stop"} & set(asked)
+    assert script.chat.headers["authorization"] == "Bearer engine-key"
+
+
+def test_what_lmdeploy_knows_of_ours_is_passed_on(asking: httpx2.Client, script: Script) -> None:
+    assert asking.post(CHAT, json=HI | {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1}).is_success
+    asked = script.chat.body
+    assert (asked["top_k"], asked["min_p"], asked["repetition_penalty"]) == (5, 0.1, 1.1)
+
+
+@pytest.mark.parametrize("name", ["presence_penalty", "frequency_penalty"])
+def test_penalties_that_lmdeploy_ignores_are_refused(asking: httpx2.Client, script: Script, name: str) -> None:
+    answer = asking.post(CHAT, json=HI | {name: 0.5})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
+    assert script.server.asked == []
+
+
+def test_a_stream_in_openais_form(asking: httpx2.Client) -> None:
+    *events, done = streamed(asking)
+    assert (text_of(events), done) == ("Hello", {"done": True})
+    assert ["role" in c["delta"] for event in events for c in event["choices"]] == [True, False, False, False]
+    assert events[0]["id"].startswith("chatcmpl-")
+    assert events[-1]["usage"]["completion_tokens"] == 3
+
+
+def test_stop_texts_are_cut_here_and_free_the_engine(asking: httpx2.Client, script: Script) -> None:
+    """LMDeploy takes only those that are one token, and drops the template's own for them."""
+    script.next = streaming(event("Hi"), event(" Hu"), event("man: x"), *[event("y")] * 5, end="held")
+    *events, done = streamed(asking, stop="Human:")
+    assert (text_of(events), done) == ("Hi ", {"done": True})
+    assert [c["finish_reason"] for event in events for c in event["choices"]][-1] == "stop"
+    assert "stop" not in script.chat.body
+    assert eventually(lambda: script.chat.was_left)
+    assert events[-1]["usage"]["completion_tokens"] == 3
+    assert events[-1]["usage"]["prompt_tokens"] > 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "code"),
+    [
+        (refused(TOO_LONG, "invalid_request_error", 400), 400, "context_length_exceeded"),
+        (refused("The top_p `0` must be in (0, 1].", "invalid_request_error", 400), 400, "invalid_request"),
+        (refused("Unauthorized", "authentication_error", 401), 502, "upstream_failed"),
+        (refused("The model 'x' does not exist.", "not_found_error", 404), 502, "upstream_failed"),
+        (refused("An internal server error occurred.", "server_error", 500), 502, "upstream_failed"),
+        (refused("sleeping", "server_error", 503), 503, "upstream_not_ready"),
+        (Answer(404, JSON, b'{"detail":"Not Found"}'), 502, "upstream_failed"),
+        (streaming(b'data: {"error":%b}\n\n' % json.dumps(flat("x", "server_error", 500)).encode(), DONE), 502,
+         "upstream_failed"),
+        (streaming(b'data: {"error":%b}\n\n' % json.dumps(flat(TOO_LONG, "x", 400)).encode(), DONE), 400,
+         "context_length_exceeded"),
+        (streaming(event(reason="error"), DONE), 502, "upstream_failed"),
+        (streaming(DONE), 502, "upstream_failed"),
+    ],
+)  # fmt: skip
+def test_flat_errors_have_honest_codes(
+    asking: httpx2.Client, script: Script, answer: Answer, status: int, code: str
+) -> None:
+    script.next = answer
+    for is_streamed in (True, False):
+        got = asking.post(CHAT, json=HI | {"stream": is_streamed})
+        assert (got.status_code, got.json()["error"]["code"]) == (status, code)
+        assert "80011" in got.text or code != "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        (b'data: {"error":%b}\n\n' % json.dumps(flat("x", "server_error", 500)).encode(), DONE),
+        (event(reason="abort"), DONE),
+        (event(reason="length"),),  # what a second SIGINT makes of a stream: a reason, and no [DONE]
+        (DONE,),
+        (),
+    ],
+)
+def test_a_cut_answer_never_passes_as_a_whole_one(
+    asking: httpx2.Client, script: Script, tail: tuple[bytes, ...]
+) -> None:
+    script.next = streaming(event("Hel"), event("lo"), *tail)
+    events = streamed(asking)
+    assert text_of(events) == "Hello"
+    assert events[-1]["error"]["code"] == "upstream_failed"
+    assert {"done": True} not in events
+    answer = asking.post("/v1/responses", json={"input": "hi"})
+    assert answer.status_code == 502
+
+
+def test_tokens_are_counted_without_the_bos(asking: httpx2.Client, script: Script) -> None:
+    conversation = asking.post("/v1/conversations").json()["id"]
+    assert asking.post("/v1/responses", json={"input": "one two three", "conversation": conversation}).is_success
+    assert script.server.of("/v1/encode")[0].body == {"input": "one two three", "add_bos": False}
+
+
+def test_a_server_that_sleeps_is_not_ready(asking: httpx2.Client, script: Script, served: RunningGateway) -> None:
+    def is_ready() -> bool:
+        return asking.get("/readyz").status_code == 200
+
+    assert eventually(is_ready)
+    script.health = {"status": "sleeping", "message": "x"}
+    assert eventually(lambda: not is_ready())
