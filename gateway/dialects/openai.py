@@ -67,8 +67,8 @@ def count(text: str, model: str) -> int:
     """An estimate from above, for texts of any language and for code.
 
     A token for each three letters of a word, each digit and each sign; in other scripts one for each byte of a
-    character's UTF-8 but the first. That is about twice the truth for English, two or three times for Chinese. Only
-    what no tokenizer has seen (random letters) can have more.
+    character's UTF-8 but the first. Against SmolLM2's tokenizer: English 1.4 times the truth, Python 1.65, Russian
+    1.05. Too little for random letters (base64 0.75) and for scripts that a tokenizer does not know (Korean 0.7).
     """
     tokens = 0
     for piece in _PIECES.finditer(text):

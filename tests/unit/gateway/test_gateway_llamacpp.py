@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.dialects import Chunk, Prompt, Usage
-from gateway.dialects.llamacpp import chat_body, decode, error_of, is_plain_delta
+from gateway.dialects.llamacpp import chat_body, decode, error_of, is_plain_delta, refusal, repair
 from gateway.errors import ContextTooLong, GatewayError, InvalidRequest, UpstreamFailed, UpstreamNotReady
 from gateway.sse import DONE, EventSplitter
 
@@ -142,3 +142,21 @@ def test_a_seed_never_means_random() -> None:
         body = json.loads(chat_body(Prompt(messages=[("user", "hi")], max_tokens=1, seed=seed), "m"))
         assert 0 <= body["seed"] < 2**32 - 1
     assert "seed" not in json.loads(chat_body(Prompt(messages=[("user", "hi")], max_tokens=1), "m"))
+
+
+def test_the_recorded_stream_needs_no_repair_and_one_without_an_alias_does() -> None:
+    *payloads, _ = recorded_payloads("chat_stream")
+    prompt = Prompt(messages=[("user", "hi")], max_tokens=1)
+    named = repair(prompt, "smollm2-135m-instruct")
+    assert [named.patched(payload) for payload in payloads] == payloads
+    assert named.is_done
+    unnamed = repair(prompt, "smollm2-135m-instruct")
+    paths = [payload.replace(b'"smollm2-135m-instruct"', b'"/srv/x.gguf"') for payload in payloads]
+    assert [unnamed.patched(payload) for payload in paths] == payloads
+    assert not unnamed.is_done
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"\xff", b"5", b'{"error":"x"}', b'{"message":"flat"}'])
+def test_bodies_that_are_no_errors_of_llama_cpp(body: bytes) -> None:
+    assert type(refusal(502, body)) is UpstreamFailed
+    assert type(refusal(503, body)) is UpstreamNotReady
