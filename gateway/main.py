@@ -21,10 +21,11 @@ from gateway.database import Database
 from gateway.errors import GatewayError, InvalidRequest, MethodNotAllowed, NotFound
 from gateway.front import Front
 from gateway.limits import RequestLimits
+from gateway.open_turns import OpenTurns
 from gateway.routes import completions, conversations, ops, responses
 from gateway.settings import Settings
 from gateway.store import Store
-from gateway.turn import OpenTurns, Parts
+from gateway.turn import Parts
 from gateway.upstream import Upstream
 
 log = logging.getLogger("gateway")

@@ -18,8 +18,9 @@ from typing import Any
 from gateway.admission import Admission
 from gateway.auth import Caller
 from gateway.dialects import Chunk, Prompt, Usage
-from gateway.errors import GatewayError, NotFound, ShuttingDown, UpstreamFailed, UpstreamTimeout
+from gateway.errors import GatewayError, NotFound, UpstreamFailed, UpstreamTimeout
 from gateway.limits import Budget, RequestLimits
+from gateway.open_turns import OpenTurns
 from gateway.prompt import Fitted, Message, fit, require_plausible
 from gateway.response_object import new_body, output_part, usage_object
 from gateway.schemas import ChatMessage, ChatRequest, ResponseRequest, Sampling
@@ -28,9 +29,7 @@ from gateway.store import Item, Store, new_id
 from gateway.upstream import Generation, Upstream
 
 log = logging.getLogger("gateway.turn")
-CHECKPOINT_S = 2.0
 _TAKE_BACK_S = 5.0
-_STOPPING = "shutting_down"
 _DEFAULT_MODELS = ("dummy", "tgi", "")  # what huggingface_hub and TGI's own clients send when none is named
 
 
@@ -61,82 +60,6 @@ class Parts:
                 param="model",
                 code="model_not_found",
             )
-
-
-class OpenTurns:
-    """The turns that run now: for checkpoints, for what could not be written yet, and for an orderly stop."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._responses: set[ResponseTurn] = set()
-        self._unwritten: list[tuple[dict[str, Any], Item]] = []
-        self._is_stopping = False
-
-    def __len__(self) -> int:
-        return len(self._tasks)
-
-    def require_open(self) -> None:
-        """Raises ShuttingDown once the gateway is stopping."""
-        if self._is_stopping:
-            raise ShuttingDown("The server is being stopped. Try again when it is back.", retry_after_s=5)
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Marks the current task as one that a stop waits for and then ends, with ShuttingDown."""
-        task = asyncio.current_task()
-        assert task is not None
-        self.require_open()
-        self._tasks.add(task)
-        try:
-            yield
-        except asyncio.CancelledError as cancelled:
-            if cancelled.args != (_STOPPING,):
-                raise
-            task.uncancel()
-            raise ShuttingDown("The server is being stopped; the answer ends here.", retry_after_s=5) from None
-        finally:
-            self._tasks.discard(task)
-
-    @asynccontextmanager
-    async def checkpointed(self, turn: ResponseTurn) -> AsyncIterator[None]:
-        self._responses.add(turn)
-        try:
-            yield
-        finally:
-            self._responses.discard(turn)
-
-    def keep_for_later(self, body: dict[str, Any], answer: Item) -> None:
-        """An end that could not be written now; the checkpoints try again."""
-        self._unwritten.append((body, answer))
-
-    async def run_checkpoints(self) -> None:
-        """Every two seconds writes all open answers, and what could not be written before. Runs until cancelled."""
-        while True:
-            await asyncio.sleep(CHECKPOINT_S)
-            try:
-                await self.checkpoint()
-            except GatewayError as error:
-                log.warning("checkpoint: %s", error)
-
-    async def checkpoint(self) -> None:
-        while self._unwritten:
-            await self._store.finish_turn(*self._unwritten[0])
-            del self._unwritten[0]
-        answers = [turn.answer() for turn in self._responses if turn.is_stored and turn.has_news()]
-        if answers:
-            await self._store.checkpoint(answers)
-
-    async def stop(self, drain_s: float) -> None:
-        """Takes no new turns, lets the open ones go on for `drain_s`, then ends them; what they have is kept."""
-        self._is_stopping = True
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=drain_s)
-        tasks = set(self._tasks)
-        for task in tasks:
-            task.cancel(_STOPPING)
-        if tasks:
-            await asyncio.wait(tasks, timeout=5)
 
 
 class ChatTurn:
