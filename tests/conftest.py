@@ -91,8 +91,14 @@ def _url(process: subprocess.Popen[bytes], log: Path) -> str:
 
 @pytest.fixture(scope="session")
 def models_dir() -> Path:
-    """Where the tests keep the real model, between runs too: it is fetched once."""
-    return Path(os.environ.get("INTERNLM_TEST_MODELS_DIR") or ROOT / "build" / "test-models")
+    """Where the real model is, between runs too. It is fetched here, so that no stack under test has to."""
+    folder = Path(os.environ.get("INTERNLM_TEST_MODELS_DIR") or ROOT / "build" / "test-models").absolute()
+    command = [sys.executable, "-m", "inference", "prepare"]
+    environ = {**os.environ, "MODELS_DIR": str(folder)}
+    done = subprocess.run(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        pytest.fail(f"the model could not be prepared (exit code {done.returncode}):\n{done.stdout[-4000:]}")
+    return folder
 
 
 @pytest.fixture(scope="session")
