@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -225,6 +227,13 @@ def test_what_only_begins_like_a_stop_text_is_text(asking: httpx2.Client, tgi: T
     assert (text_of(events), finish_of(events)) == ("a the thr", ["length"])
 
 
+def test_an_answer_that_begins_with_its_stop_text_is_empty(asking: httpx2.Client, tgi: Tgi) -> None:
+    tgi.next = stream("th", "ree", finish="stop_sequence", usage=(1, 2))
+    *events, done = streamed(asking, stop=["three"])
+    assert (text_of(events), finish_of(events), done) == ("", ["stop"], {"done": True})
+    assert events[0]["choices"][0]["delta"]["role"] == "assistant"
+
+
 def test_no_more_tokens_come_than_were_asked_for(asking: httpx2.Client, tgi: Tgi) -> None:
     asked, came = next(
         (e["max_tokens"], e["stream"]["content_events"]) for e in long_answers() if e["max_tokens"] > 1024
@@ -234,6 +243,23 @@ def test_no_more_tokens_come_than_were_asked_for(asking: httpx2.Client, tgi: Tgi
     *events, done = streamed(asking, max_tokens=asked)
     assert (len(text_of(events)), finish_of(events), done) == (asked, ["length"], {"done": True})
     assert events[-1]["usage"]["completion_tokens"] == asked
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_a_response_that_was_cut_at_its_limit_is_incomplete(asking: httpx2.Client, tgi: Tgi, is_streamed: bool) -> None:
+    tgi.next = stream(*["x"] * 9, finish=None, end="held")
+    answer = asking.post("/v1/responses", json={"input": "hi", "max_output_tokens": 4, "stream": is_streamed})
+    body = events_of(answer.text)[-1]["response"] if is_streamed else answer.json()
+    assert (body["status"], body["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+    assert body["output"][0]["content"][0]["text"] == "xxxx"
+    assert body["usage"]["output_tokens"] == 4
+
+
+def test_a_caller_who_leaves_frees_tgi(asking: httpx2.Client, tgi: Tgi) -> None:
+    tgi.next = stream("a", "b", finish=None, end="held")
+    with asking.stream("POST", CHAT, json=STREAM) as answer:
+        next(answer.iter_lines())
+    assert eventually(lambda: tgi.chat.was_left)
 
 
 def long_answers() -> list[Json]:
@@ -332,12 +358,31 @@ def test_comments_do_not_keep_a_hanging_shard_alive(asking: httpx2.Client, tgi: 
     assert time.monotonic() - started < 3
 
 
-def test_nobody_listens_until_tgi_is_ready(tmp_path: Any) -> None:
+def test_nobody_listens_until_tgi_is_ready(tmp_path: Path) -> None:
     with run_gateway(tmp_path, "http://127.0.0.1:9", engine="tgi") as gateway:
         with client_of(gateway.url, gateway.admin_key) as client:
             answer = chat(client)
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "upstream_not_ready")
             assert client.get("/readyz").status_code == 503
+
+
+def test_a_health_check_that_hangs_means_not_ready(tgi: Tgi, tmp_path: Path) -> None:
+    """As TGI's does while its shard hangs, though the port is open."""
+    released = threading.Event()
+    answer = tgi.server.answer
+    tgi.server.answer = lambda asked: recorded("http/health") if released.wait(10) else answer(asked)
+    try:
+        timeouts = Timeouts(connect_s=0.2, drain_s=0.5)
+        with run_gateway(tmp_path, tgi.server.url, engine="tgi", timeouts=timeouts) as gateway:
+            with gateway.client() as client:
+                started = time.monotonic()
+                assert client.get("/readyz").status_code == 503
+                assert time.monotonic() - started < 3
+                released.set()
+                eventually(lambda: client.get("/readyz").is_success)
+    finally:
+        released.set()
+        tgi.server.answer = answer
 
 
 def test_tgi_is_ready_and_named(asking: httpx2.Client) -> None:
