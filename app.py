@@ -16,9 +16,11 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import logging
 import logging.handlers
 import os
+import signal
 import socket
 import threading
 from collections.abc import Mapping
@@ -31,8 +33,11 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))  # it runs from any folder, and through a symbolic link
 
-import inference  # noqa: E402
-from inference import InferenceError, LaunchPlan, LlamaCpp, Progress, Report, StatusFile  # noqa: E402
+try:
+    import inference
+    from inference import InferenceError, LaunchPlan, LlamaCpp, Progress, Report, StatusFile
+except KeyboardInterrupt:
+    sys.exit("stopped")
 
 EXAMPLES = """examples:
   python app.py
@@ -48,10 +53,15 @@ class CannotStart(Exception):
     """One sentence: what is wrong and what to do."""
 
 
+class Stopped(Exception):
+    """Asked to stop before the server was there."""
+
+
 def main() -> int:
     """Runs until it is stopped; returns the exit code."""
     environ = _environment(_options())
     os.umask(0o077)  # conversations, keys and logs are this user's alone
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the loop runs, both stop alike
     try:
         address = _bind(environ)
         settings = inference.Settings.from_env(environ, ROOT)
@@ -65,6 +75,8 @@ def main() -> int:
         return _fail(error.message, error.exit_code)
     except CannotStart as error:
         return _fail(str(error), 2)
+    except (KeyboardInterrupt, Stopped):
+        print("stopped", flush=True)
     except ModuleNotFoundError as missing:
         return _fail(f"the package {missing.name!r} is not installed. `make run` installs everything and starts it.", 1)
     return 0
@@ -127,9 +139,11 @@ def _bind(environ: Mapping[str, str]) -> socket.socket:
             f"Port {text} needs more rights than this user has. Choose one from 1024: PORT=7861."
         ) from None
     except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise CannotStart(f"HOST={host!r} is no address of this machine: {error.strerror or error}.") from None
         raise CannotStart(
-            f"Port {text} on {host} cannot be had: {error.strerror or error}. When another program holds it, stop that "
-            "one or choose another port, for example: make run PORT=7861"
+            f"Port {text} on {host} is taken by another program. Stop that one or choose another port, for example: "
+            "make run PORT=7861"
         ) from None
     return listener
 
@@ -138,6 +152,7 @@ def _configure_logs(folder: Path) -> None:
     """Everything to DATA_DIR/logs/app.log as JSON, bounded; warnings to the terminal too."""
     from gateway.telemetry import JsonFormatter
 
+    logging.raiseExceptions = False  # a full disk stops the log, and is told where it matters, not by tracebacks
     terminal = logging.StreamHandler()
     terminal.setLevel(logging.WARNING)
     terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
@@ -170,9 +185,12 @@ async def _serve(
     where = ", and on every other address of this machine" if _is_on_all_addresses(listener) else ""
     print(f"listening on port {listener.getsockname()[1]} ({_url_of(listener)}{where})", flush=True)
     print(f"the model comes next: {plan.model.title}", flush=True)
-    report(Progress("start"))
+    print("starting the gateway and the web UI", flush=True)
     cancelled = threading.Event()
+    early_stop = _EarlyStop()
     server, web_lifespan = _build(plan, engine, environ, listener)
+    await early_stop.hand_over(server)
+    report(Progress("start"))
     async with web_lifespan:
         model = asyncio.create_task(_run_model(engine, settings, report, cancelled, _url_of(listener)))
         try:
@@ -184,6 +202,30 @@ async def _serve(
             await asyncio.wait({model})
             line.close()
             status.clear()
+
+
+class _EarlyStop:
+    """SIGINT and SIGTERM between the loop's start and the server's: they make the server end as soon as it is there."""
+
+    def __init__(self) -> None:
+        self._was_asked = False
+        self._server: Server | None = None
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._ask)
+
+    async def hand_over(self, server: Server) -> None:
+        """From now on a stop goes to `server`; raises Stopped when one came while it was being built."""
+        self._server = server
+        await asyncio.sleep(0)  # the loop hears of signals only between its steps
+        await asyncio.sleep(0)
+        if self._was_asked:
+            raise Stopped
+
+    def _ask(self) -> None:
+        self._was_asked = True
+        if self._server is not None:
+            self._server.should_exit = True
 
 
 def _build(

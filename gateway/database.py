@@ -7,7 +7,10 @@ little; a job that fails rolls back alone. The event loop never waits for the di
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import logging
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -53,7 +56,8 @@ class _Pending(Generic[Result]):
             else:
                 self.future.set_result(self.result)  # type: ignore[arg-type]  # None is a Result here
 
-        self.loop.call_soon_threadsafe(settle)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self.loop.call_soon_threadsafe(settle)
 
 
 class Database:
@@ -186,6 +190,29 @@ def in_words(error: SQLAlchemyError) -> HistoryUnavailable:
     else:
         message = "The conversation store does not answer. Try again in a moment."
     return HistoryUnavailable(message, retry_after_s=5)
+
+
+def hold_folder(folder: Path) -> int:
+    """Marks `folder` as this process's until it ends or closes the descriptor that is returned.
+
+    Two gateways on one SQLite file would close each other's open answers and each let a turn into one conversation.
+
+    Raises:
+        DatabaseError: another gateway holds it.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(folder / "gateway.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DatabaseError(f"The folder {folder} cannot be used: {error.strerror}. Set DATA_DIR to another.") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise DatabaseError(
+            f"Another gateway is running on {folder}. Stop it, or give this one a folder of its own: DATA_DIR=…"
+        ) from None
+    return descriptor
 
 
 def _engine(path: Path) -> sa.Engine:

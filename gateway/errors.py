@@ -12,6 +12,7 @@
 | TooLarge          | 413  | request_too_large                           | no                             |
 | WrongContentType  | 415  | unsupported_media_type                      | no                             |
 | RateLimited       | 429  | rate_limit_exceeded                         | after Retry-After              |
+| HeadTooLarge      | 431  | headers_too_large                           | no                             |
 | GatewayError      | 500  | internal_error                              | no                             |
 | UpstreamFailed    | 502  | upstream_failed                             | perhaps                        |
 | HistoryUnavailable| 503  | history_unavailable                         | after Retry-After              |
@@ -112,6 +113,10 @@ class TooLarge(GatewayError):
 
 class WrongContentType(GatewayError):
     status, type, default_code = 415, "invalid_request_error", "unsupported_media_type"
+
+
+class HeadTooLarge(GatewayError):
+    status, type, default_code = 431, "invalid_request_error", "headers_too_large"
 
 
 class RateLimited(GatewayError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import re
 from collections.abc import AsyncIterator
 
@@ -17,7 +18,7 @@ from starlette.routing import Match, Route
 
 from gateway.admission import Admission
 from gateway.auth import Keys
-from gateway.database import Database
+from gateway.database import Database, hold_folder
 from gateway.errors import GatewayError, InvalidRequest, MethodNotAllowed, NotFound
 from gateway.front import Front
 from gateway.limits import RequestLimits
@@ -41,9 +42,14 @@ def create_app(settings: Settings) -> FastAPI:
     Serve it with gateway.server.Server, which ends the open turns in order when it stops.
 
     Raises:
-        DatabaseError: the store cannot be opened.
+        DatabaseError: the store cannot be opened, or another gateway has it.
     """
-    database = Database(settings.database_path)
+    lock = hold_folder(settings.data_dir)
+    try:
+        database = Database(settings.database_path)
+    except BaseException:
+        os.close(lock)
+        raise
     keys = Keys(database)
     _make_first_keys(keys, settings)
     store = Store(database)
@@ -63,6 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
             with contextlib.suppress(GatewayError):
                 await open_turns.checkpoint()
             database.close()
+            os.close(lock)
 
     app = fastapi_offline.FastAPIOffline(
         title="internlm-stack gateway", description=_DESCRIPTION, lifespan=lifespan, redoc_url=None

@@ -84,6 +84,8 @@ class OpenTurns:
                 await self.checkpoint()
             except GatewayError as error:
                 log.warning("checkpoint: %s", error)
+            except Exception:  # a bug must not end the checkpoints of all answers to come
+                log.exception("checkpoint")
 
     async def checkpoint(self) -> None:
         """Writes them once. Raises HistoryUnavailable."""

@@ -26,6 +26,7 @@ class JsonFormatter(logging.Formatter):
 
 def configure(level: str) -> None:
     """Sends all logs of this process to standard error, as JSON."""
+    logging.raiseExceptions = False  # a log that cannot be written must not fill the terminal
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -88,8 +88,9 @@ class Exchange(asyncio.Protocol):
 
     async def read_head(self, timeout_s: float) -> int:
         """Waits for the status line and the headers; returns the status."""
+        due_at = self._loop.time() + timeout_s
         while not self._has_head:
-            await self._wait(timeout_s)
+            await self._wait(due_at)
         return self.status
 
     async def read(self, timeout_s: float) -> bytes:
@@ -99,8 +100,10 @@ class Exchange(asyncio.Protocol):
             ReadTimeout: nothing came for `timeout_s`.
             ConnectionBroken: the connection ended before the body did.
         """
-        while not self._chunks and not self._complete:
-            await self._wait(timeout_s)
+        if not self._chunks and not self._complete:
+            due_at = self._loop.time() + timeout_s
+            while not self._chunks and not self._complete:
+                await self._wait(due_at)
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._buffered = 0
@@ -131,11 +134,11 @@ class Exchange(asyncio.Protocol):
     ) -> None:
         self.close()
 
-    async def _wait(self, timeout_s: float) -> None:
-        """Until something has happened."""
+    async def _wait(self, due_at: float) -> None:
+        """Until something has happened, or the loop's clock says `due_at`."""
         if self._failure is not None:
             raise ConnectionBroken(self._failure)
-        self._expect_by(self._loop.time() + timeout_s)
+        self._expect_by(due_at)
         self._wakeup = self._loop.create_future()
         try:
             await self._wakeup
@@ -200,14 +203,14 @@ class Exchange(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
-        self._has_head = True
+        self._has_head = not 100 <= self.status < 200  # an interim answer: the real one follows
 
     def on_body(self, body: bytes) -> None:
         self._chunks.append(body)
         self._buffered += len(body)
 
     def on_message_complete(self) -> None:
-        self._complete = True
+        self._complete = self._has_head
 
 
 async def open_exchange(

@@ -8,6 +8,7 @@ venv=.venv
 python=${PYTHON:-python3}
 
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+trap 'fail "stopped; the next run goes on"' INT TERM
 
 # The dev lock holds all of the other one, pin by pin, so a venv made from it serves both.
 stamp_of() { sha256sum "$1" | cut -d' ' -f1; }
@@ -17,7 +18,7 @@ if [ -x "$venv/bin/python" ] && "$venv/bin/python" -c '' 2>/dev/null; then
   [ "$have" = "$(stamp_of "$lock")" ] && exit 0
 fi
 
-command -v "$python" >/dev/null || fail "no Python here. Install one: apt-get install python3 python3-venv"
+command -v "$python" >/dev/null || fail "$python is not here. Install Python: apt-get install python3 python3-venv"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
   fail "$("$python" --version) is too old: Python 3.11 or newer is needed. Name another one: make run PYTHON=python3.12"
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||

@@ -28,6 +28,7 @@ from webui.wire import Status
 
 LISTED = 100
 POLL_WAITING_S, POLL_READY_S = 1.0, 15.0
+_NONE_OPEN = "none"  # BrowserState does not write empty values: "" would leave the last conversation remembered
 _LEAVE_TIMEOUT_S = 3.0
 
 Updates = dict[Any, Any]
@@ -56,12 +57,14 @@ class Actions:
     async def load(self, current: str, request: gr.Request) -> Updates:
         """A page that was just opened: its language, the list, the conversation that was open last."""
         language, person = _asking(request)
-        view = await self._chat.open(person, current or "")
+        view = await self._chat.open(person, _opened(current))
+        if view.notice and view.notice.key == "not_found":
+            view = View()  # nobody asked for it just now: another tab deleted it, or it was never theirs
         updates = _merged(labels(self._parts, language), self._whole(view, language))
         updates |= await self._list(person, view.conversation_id, language)
-        return _merged(updates, await self.poll("", request))
+        return _merged(updates, await self.poll("", 0.0, request))
 
-    async def poll(self, shown: str, request: gr.Request) -> Updates:
+    async def poll(self, shown: str, pace_s: float, request: gr.Request) -> Updates:
         """The status line; asked for often while the model is not ready, rarely after."""
         language, person = _asking(request)
         try:
@@ -69,12 +72,11 @@ class Actions:
         except GatewayError:
             status = Status(stage="connecting")
         line = render.status_html(status, language)
+        wanted_s = POLL_READY_S if status.ready else POLL_WAITING_S
+        updates = {self._parts.timer: gr.update() if wanted_s == pace_s else gr.update(value=wanted_s)}
         if line == shown:
-            return {self._parts.status: gr.update()}
-        updates = {
-            self._parts.status: gr.update(value=line),
-            self._parts.timer: gr.update(value=POLL_READY_S if status.ready else POLL_WAITING_S),
-        }
+            return updates
+        updates[self._parts.status] = gr.update(value=line)
         if status.context_tokens:
             updates[self._parts.total_tokens] = gr.update(maximum=status.context_tokens)
         return updates
@@ -103,7 +105,7 @@ class Actions:
         """Deletes the open conversation and shows an empty chat."""
         language, person = _asking(request)
         try:
-            await self._chat.delete(person, current)
+            await self._chat.delete(person, _opened(current))
         except GatewayError as error:
             return await self.keep() | {self._parts.notice: render.notice_html(None, error, language)}
         return await self.new_chat(request)
@@ -129,9 +131,9 @@ class Actions:
         """Sends what was typed and shows the answer as it comes."""
         running = self._begin(request)
         options = Options(temperature, top_p, int(total_tokens), instructions)
-        turn = self._chat.send(running.person, current or "", typed or "", options, running.stop)
+        turn = self._chat.send(running.person, _opened(current), typed or "", options, running.stop)
         try:
-            async with aclosing(self._shown(turn, running, current or "")) as updates:
+            async with aclosing(self._shown(turn, running, _opened(current))) as updates:
                 async for update in updates:
                     yield update
         finally:
@@ -149,9 +151,9 @@ class Actions:
         """Asks for another answer to the last message."""
         running = self._begin(request)
         options = Options(temperature, top_p, int(total_tokens), instructions)
-        turn = self._chat.retry(running.person, current or "", options, running.stop)
+        turn = self._chat.retry(running.person, _opened(current), options, running.stop)
         try:
-            async with aclosing(self._shown(turn, running, current or "", keeps_typed=True)) as updates:
+            async with aclosing(self._shown(turn, running, _opened(current), keeps_typed=True)) as updates:
                 async for update in updates:
                     yield update
         finally:
@@ -182,11 +184,15 @@ class Actions:
 
     def _whole(self, view: View, language: str) -> Updates:
         """Everything that a view decides."""
-        return self._buttons(view) | {
+        notice = render.notice_html(view.notice, view.error, language, has_kept_text=view.has_kept_text)
+        updates = self._buttons(view) | {
             self._parts.chatbot: gr.update(value=render.messages(view.messages, language)),
-            self._parts.notice: gr.update(value=render.notice_html(view.notice, view.error, language)),
-            self._parts.current: view.conversation_id,
+            self._parts.notice: gr.update(value=notice),
+            self._parts.current: view.conversation_id or _NONE_OPEN,
         }
+        if view.error:  # the status line may have news: it is asked for in a second, whatever it says now
+            updates[self._parts.timer] = gr.update(value=POLL_WAITING_S)
+        return updates
 
     def _buttons(self, view: View) -> Updates:
         has_question = any(message.role == "user" for message in view.messages)
@@ -238,6 +244,10 @@ def _merged(first: Updates, second: Updates) -> Updates:
     for part, update in second.items():
         merged[part] = {**merged[part], **update} if isinstance(merged.get(part), dict) else update
     return merged
+
+
+def _opened(current: str | None) -> str:
+    return "" if not current or current == _NONE_OPEN else current
 
 
 def _asking(request: gr.Request) -> tuple[str, str]:

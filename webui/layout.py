@@ -53,7 +53,7 @@ class Parts:
         """What a turn changes. Every update names all its outputs, so a stream is given no more than these."""
         return [
             self.chatbot, self.notice, self.message, self.send, self.stop, self.retry, self.current,
-            self.conversations, self.delete, self.confirm,
+            self.conversations, self.delete, self.confirm, self.timer,
         ]  # fmt: skip
 
     @property

@@ -189,6 +189,39 @@ def test_ctrl_c_in_mid_answer_keeps_the_partial_text_and_leaves_no_process(tmp_p
         assert items[1].content[0].text  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("after_s", [0.3, 0.7, 1.1, 1.6, 2.2, 3.0, 4.0])
+def test_a_stop_while_starting_is_quick_and_quiet(
+    number: signal.Signals, after_s: float, tmp_path: Path, models_dir: Path
+) -> None:
+    environ = {"DATA_DIR": str(tmp_path), "MODELS_DIR": str(models_dir), "HOST": "127.0.0.1", "PORT": "0"}
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "app.py")],
+        env={**os.environ, **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        process.wait(after_s)  # the moment is the test's subject; whatever the start has reached by then
+    except subprocess.TimeoutExpired:
+        process.send_signal(number)
+    said, _ = process.communicate(timeout=30)
+    assert "Traceback" not in said
+    assert process.returncode in (0, 1, -signal.SIGTERM if "listening" not in said else 0), said
+    assert not (tmp_path / "status.json").exists()
+
+
+def test_a_second_start_on_the_same_data_is_told_and_harms_nothing(stack: Stack) -> None:
+    done = start_and_fail({"PORT": "0", "DATA_DIR": str(stack.data_dir)})
+    assert done.returncode == 2
+    assert "DATA_DIR=" in done.stderr
+    assert "Traceback" not in done.stderr
+    client = openai.OpenAI(base_url=f"{stack.url}/v1", api_key=stack.key, max_retries=0)
+    assert client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=2).choices  # type: ignore[arg-type]
+
+
 def test_a_taken_port_is_told_in_one_sentence(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
