@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ from gateway.upstream import Generation
 log = logging.getLogger("gateway.relay")
 
 
-class Relayed(Response):
+class Relayed(Response, ABC):
     """The base: runs `answer` until it is done or the caller has left."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
@@ -39,8 +40,9 @@ class Relayed(Response):
         self.send_body: Send = scope["state"]["send_body"]
         await _until_departure(self.answer(send), receive)
 
+    @abstractmethod
     async def answer(self, send: Send) -> None:
-        raise NotImplementedError
+        """Everything from taking a slot to the last byte. Raises GatewayError while nothing has been sent."""
 
     async def start_stream(self, send: Send) -> None:
         headers = [
