@@ -18,6 +18,7 @@ from gateway.dialects.stops import StopTexts
 
 _CHOICES = b'"choices":['
 _ROLE = b'"delta":{"role":"assistant",'
+_DELTA = b'"delta":{'
 _REASONS = {"stop_sequence": "stop", "eos_token": "stop"}
 
 
@@ -95,26 +96,34 @@ class ChunkRepair:
         if self._is_first:
             self._is_first = False
         else:
-            tail = tail.replace(_ROLE, b'"delta":{', 1)
+            tail = tail.replace(_ROLE, _DELTA, 1)
         return self._head + tail
 
 
 class NameRepair:
-    """For engines whose events need nothing, unless they have no id, or tell the model's path for its id."""
+    """For engines whose events need nothing, unless they have no id, tell the model's path, or repeat the role.
+
+    The first event tells the names, the second the role; from then on it is known whether anything is to do.
+    """
 
     is_over = False
 
     def __init__(self, model: str) -> None:
         self._model = model
         self._swaps: list[tuple[bytes, bytes]] | None = None
+        self._knows_role = False
 
     @property
     def is_done(self) -> bool:
-        return self._swaps == []
+        return self._knows_role and not self._swaps
 
     def patched(self, payload: bytes) -> bytes:
         if self._swaps is None:
             self._swaps = self._learned(payload)
+        elif not self._knows_role:
+            self._knows_role = True
+            if _ROLE in payload:
+                self._swaps.append((_ROLE, _DELTA))
         for old, new in self._swaps or ():
             payload = payload.replace(old, new, 1)
         return payload

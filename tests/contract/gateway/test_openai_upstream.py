@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx2
+import openai
 import pytest
 
 from tests.fakes.scripted import Answer, Asked, ScriptedServer, scripted_server
@@ -113,6 +114,21 @@ def test_an_empty_id_and_another_name_of_the_model_are_repaired(
     assert len({event["id"] for event in events}) == 1
     assert events[0]["id"].startswith("chatcmpl-")
     assert events[1]["choices"][0]["delta"]["content"] == typed
+
+
+def test_a_role_with_every_delta_is_kept_in_the_first_only(
+    asking: httpx2.Client, served: RunningGateway, script: Script
+) -> None:
+    """As Ollama sends it; the SDK's stream helper would join them."""
+    deltas = [{"role": "assistant", "content": text} for text in ("Hel", "lo", "")]
+    pieces = [event(deltas[0]), event(deltas[1]), event(deltas[2], "stop"), DONE]
+    script.next = Answer(200, SSE, pieces=pieces)
+    *events, _ = events_of(raw_stream(asking).text)
+    assert ["role" in event["choices"][0]["delta"] for event in events] == [True, False, False]
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key=served.new_key(), max_retries=0) as sdk:
+        with sdk.chat.completions.stream(model=MODEL, messages=[{"role": "user", "content": "hi"}]) as stream:
+            message = stream.get_final_completion().choices[0].message
+    assert (message.role, message.content) == ("assistant", "Hello")
 
 
 def test_a_whole_answer_may_end_without_done(asking: httpx2.Client, script: Script) -> None:

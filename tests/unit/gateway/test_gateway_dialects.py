@@ -101,6 +101,7 @@ def test_a_repair_that_has_nothing_to_do_says_so() -> None:
     assert repair.patched(b'{"error":{}}') == b'{"error":{}}'
     assert not repair.is_done  # nothing to learn from yet
     assert repair.patched(fine) is fine
+    assert repair.patched(fine) is fine
     assert repair.is_done
 
 
