@@ -20,6 +20,7 @@ from webui.view import Notice, Shown, View
 SHOWN_MESSAGES = 60
 LARGEST_MESSAGE_CHARS = 100_000
 _TITLE_CHARS = 60
+_TURNS_AROUND = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)))  # bidirectional overrides, isolates
 _UNSEEN = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
@@ -127,7 +128,7 @@ class Chat:
         now = await self.open(question.person, question.conversation_id)
         known = {message.item_id for message in before.messages}
         if any(message.role == "user" and message.item_id not in known for message in now.messages):
-            return replace(now, error=refused.error)
+            return replace(now, error=refused.error, has_kept_text=_ends_with_text(now))
         return refused
 
     def _discard_later(self, person: str, conversation_id: str) -> asyncio.Task[None]:
@@ -144,8 +145,9 @@ class Chat:
 
 
 def title_of(text: str) -> str:
-    """A conversation's title: the first line of its first message, shortened."""
-    line = " ".join(next((line for line in text.splitlines() if line.strip()), "").split())
+    """A conversation's title: the first line of its first message, shortened; nothing in it turns the list around."""
+    lines = text.translate(_TURNS_AROUND).splitlines()
+    line = " ".join(next((line for line in lines if line.strip()), "").split())
     return line if len(line) <= _TITLE_CHARS else line[: _TITLE_CHARS - 1].rstrip() + "…"
 
 
@@ -155,6 +157,10 @@ def _problem_of(text: str) -> Notice | None:
     if len(text) > LARGEST_MESSAGE_CHARS:
         return Notice("message_too_long", {"n": len(text), "limit": LARGEST_MESSAGE_CHARS})
     return None
+
+
+def _ends_with_text(view: View) -> bool:
+    return bool(view.messages) and view.messages[-1].role == "assistant" and bool(view.messages[-1].text)
 
 
 def _shown(items: tuple[wire.Item, ...]) -> tuple[Shown, ...]:

@@ -18,6 +18,7 @@ _PAGE_PATHS = re.compile(
   | /(theme\.css|favicon\.ico|robots\.txt|manifest\.json)
   | /(assets|static)/[^\\]+                            # its own scripts, styles, fonts
   | /gradio_api/(startup-events|cancel|reset)
+  | /gradio_api/app_id                                 # asked until the server is back; a random number
   | /gradio_api/heartbeat/[A-Za-z0-9]+
   | /gradio_api/queue/(join|data)                      # answers, streamed
   | /gradio_api/run/predict                            # everything short

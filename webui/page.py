@@ -68,5 +68,6 @@ def _wire(blocks: gr.Blocks, parts: Parts, actions: Actions) -> None:
     parts.delete.click(actions.ask_delete, None, everything, **short)
     parts.delete_no.click(actions.keep, None, everything, **short)
     parts.delete_yes.click(actions.delete, parts.current, everything, **short)
-    parts.timer.tick(actions.poll, parts.status, {parts.status, parts.timer, parts.total_tokens}, **short)
+    polled = {parts.status, parts.timer, parts.total_tokens}
+    parts.timer.tick(actions.poll, [parts.status, parts.timer], polled, **short)
     blocks.load(actions.load, parts.current, everything, **short)

@@ -15,6 +15,7 @@ from webui.view import Notice, Shown
 from webui.wire import Conversation, Status
 
 _NO_WAIT_GIVEN_S = 5
+_ALERTS = {"message_too_long"}  # notices that look like errors: the gateway's own refusal of a long message is one
 # Code and formulas, open ones while they are being written too; what they hold is never HTML. None of them may look
 # further than to the next mark of its own kind, so that the time stays in proportion to the length.
 _VERBATIM = re.compile(
@@ -27,7 +28,7 @@ _TAG_START = re.compile(r"(?<!\\)<(?=[A-Za-z/!?])")
 
 def messages(shown: Iterable[Shown], language: str) -> list[dict[str, Any]]:
     """Messages in the form of Gradio's Chatbot; a mark is a part of its own, so that copying leaves it out."""
-    return [{"role": m.role, "content": [_text(tags_as_text(m.text)), *_mark(m.mark, language)]} for m in shown]
+    return [{"role": m.role, "content": _parts(m, language)} for m in shown]
 
 
 def tags_as_text(text: str) -> str:
@@ -44,21 +45,25 @@ def choices(conversations: Iterable[Conversation], language: str) -> list[tuple[
     return [(c.title or say(language, "untitled"), c.id) for c in conversations]
 
 
-def error_sentence(error: GatewayError, language: str) -> str:
-    """An error as a sentence; waits are whole seconds, rounded up."""
+def error_sentence(error: GatewayError, language: str, *, has_kept_text: bool = False) -> str:
+    """An error as a sentence; waits are whole seconds, rounded up. Only where text came may it say that it is kept."""
     wait = math.ceil(error.retry_after_s if error.retry_after_s is not None else _NO_WAIT_GIVEN_S)
-    key = error.code if error.code in TEXTS[language] else "other_error"
-    return say(language, key, wait=max(1, wait), code=error.code, message=error.message)
+    keys = [error.code if has_kept_text else f"{error.code}_no_text", error.code, "other_error"]
+    key = next(key for key in keys if key in TEXTS[language])
+    return say(language, key, wait=max(1, wait), code=error.code, message=error.message or error.code)
 
 
-def notice_html(notice: Notice | None, error: GatewayError | None, language: str) -> str:
+def notice_html(
+    notice: Notice | None, error: GatewayError | None, language: str, *, has_kept_text: bool = False
+) -> str:
     """What stands beside the chat: an error, a remark, or nothing."""
     lines = []
     if error is not None:
-        lines.append(f'<div class="notice notice-error" role="alert">{_escape(error_sentence(error, language))}</div>')
+        lines.append(_alert(error_sentence(error, language, has_kept_text=has_kept_text)))
     if notice is not None:
         sentence = say(language, notice.key, **notice.values)
-        lines.append(f'<div class="notice" role="status">{_escape(sentence)}</div>')
+        is_alert = notice.key in _ALERTS
+        lines.append(_alert(sentence) if is_alert else f'<div class="notice" role="status">{_escape(sentence)}</div>')
     return "".join(lines)
 
 
@@ -110,10 +115,17 @@ def _text(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def _mark(mark: str, language: str) -> list[dict[str, Any]]:
-    if not mark:
-        return []
-    return [_text(f'<span class="mark">{_escape(say(language, mark))}</span>')]
+def _parts(shown: Shown, language: str) -> list[dict[str, Any]]:
+    """Its text and its mark; of an answer without a word the mark alone, not an empty bubble."""
+    text = _text(tags_as_text(shown.text))
+    if not shown.mark:
+        return [text]
+    mark = _text(f'<span class="mark">{_escape(say(language, shown.mark))}</span>')
+    return [text, mark] if shown.text.strip() else [mark]
+
+
+def _alert(sentence: str) -> str:
+    return f'<div class="notice notice-error" role="alert">{_escape(sentence)}</div>'
 
 
 def _escape(text: str) -> str:

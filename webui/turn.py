@@ -50,9 +50,14 @@ class Answer:
     @property
     def mark(self) -> str:
         """How the answer ended, where that is not simply its end."""
-        if self.finished is not None:
-            return "" if self.finished.status == "completed" else "mark_length"
-        return "mark_failed" if self.error else "mark_stopped"
+        match self.finished:
+            case None:
+                return "mark_failed" if self.error else "mark_stopped"
+            case wire.Finished(status="completed"):
+                return ""
+            case wire.Finished(reason="max_output_tokens"):
+                return "mark_length"
+        return "mark_incomplete"  # the server was stopped, for one
 
 
 @dataclass(frozen=True)
@@ -116,4 +121,5 @@ def _closing_view(before: View, asked: tuple[Shown, ...], answer: Answer) -> Vie
         conversation_id=before.conversation_id,
         notice=Notice("truncated", {"n": left_out}) if left_out else None,
         error=answer.error,
+        has_kept_text=bool(answer.text),
     )

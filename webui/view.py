@@ -35,3 +35,4 @@ class View:
     notice: Notice | None = None
     error: GatewayError | None = None
     refused_text: str = ""  # was not stored: goes back to where it was typed
+    has_kept_text: bool = False  # some of the answer that the error ended is among the messages

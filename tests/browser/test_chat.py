@@ -138,7 +138,7 @@ def test_people_who_wait_see_the_download_and_may_not_lose_their_text(
     expect(chat.status.locator("progress")).to_be_visible()
     expect(chat.status).to_contain_text("tiny English-only demo")
     chat.ask("Too early")
-    expect(chat.notice).to_contain_text("not ready yet")
+    expect(chat.notice).to_contain_text("started or restarted")
     expect(chat.message).to_have_value("Too early")
     gateway.state.status = {**READY, "ready": False, "stage": "load", "since": time.time() - 5}
     expect(chat.status).to_contain_text("Loading SmolLM2")
@@ -155,7 +155,7 @@ def test_the_gateway_away_and_back_again_needs_no_reload(gateway: FakeGateway, o
     chat = open_page()
     expect(chat.status).to_contain_text("Connecting")
     chat.ask("Hello")
-    expect(chat.notice).to_contain_text("history")
+    expect(chat.notice).to_contain_text("the database is away")
     expect(chat.message).to_have_value("Hello")
     gateway.state.broken = False
     expect(chat.status).to_contain_text("is ready")
@@ -187,7 +187,7 @@ def test_what_cannot_be_sent_is_said_and_kept(open_page: OpenPage) -> None:
     expect(chat.notice).to_contain_text("nothing to send")
     long = "x" * 1_000_000
     chat.ask(long)
-    expect(chat.notice).to_contain_text("1,000,000 characters")
+    expect(chat.notice.locator("[role=alert]")).to_contain_text("1,000,000 characters")
     assert chat.message.input_value() == long
     expect(chat.questions).to_have_count(0)
 

@@ -55,6 +55,7 @@ class Scenario:
     fails_after: int | None = None  # words before response.failed
     cut_after: int | None = None  # words before the connection just ends
     incomplete: bool = False
+    incomplete_reason: str = "max_output_tokens"
     truncated_items: int = 0
 
 
@@ -187,7 +188,7 @@ async def _answer(state: GatewayState, scenario: Scenario, conversation: Json, t
             yield encode.delta(word)
             await asyncio.sleep(scenario.delay_s)
         answer["status"] = "incomplete" if scenario.incomplete else "completed"
-        details = {"reason": "max_output_tokens"} if scenario.incomplete else None
+        details = {"reason": scenario.incomplete_reason} if scenario.incomplete else None
         yield encode(
             f"response.{answer['status']}",
             status=answer["status"],

@@ -178,6 +178,28 @@ def test_truncated_history_and_the_token_limit_are_told(gateway: FakeGateway) ->
     chat_with(gateway, use)
 
 
+def test_an_answer_that_the_server_broke_off_is_not_called_cut_at_the_limit(gateway: FakeGateway) -> None:
+    gateway.state.scenario = Scenario(incomplete=True, incomplete_reason="interrupted")
+
+    async def use(chat: Chat) -> None:
+        view = await last(say(chat, "", "Hi"))
+        assert view.messages[-1].mark == "mark_incomplete"
+
+    chat_with(gateway, use)
+
+
+@pytest.mark.parametrize("words", [0, 2])
+def test_an_error_knows_whether_some_of_the_answer_had_come(gateway: FakeGateway, words: int) -> None:
+    async def use(chat: Chat) -> None:
+        for scenario in (Scenario(fails_after=words), Scenario(cut_after=words)):
+            gateway.state.scenario = scenario
+            view = await last(say(chat, "", "Hi"))
+            assert view.error is not None
+            assert view.has_kept_text == bool(words)
+
+    chat_with(gateway, use)
+
+
 def test_retry_replaces_the_last_turn_only_when_the_new_answer_is_there(gateway: FakeGateway) -> None:
     async def use(chat: Chat) -> None:
         await last(say(chat, "", "One"))
@@ -309,6 +331,8 @@ def test_a_conversation_that_is_gone_is_said_and_the_text_kept(gateway: FakeGate
         ("\n  two \t words \n more", "two words"),
         ("x" * 100, "x" * 59 + "…"),
         ("你" * 60, "你" * 60),
+        ("\u202eabc\u202c \u2066d\u2069", "abc d"),
+        ("\u202e\n\u2067\nsecond", "second"),
     ],
 )
 def test_titles_come_from_the_first_line(text: str, title: str) -> None:

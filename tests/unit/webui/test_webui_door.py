@@ -28,7 +28,9 @@ def knock(path: str, headers: dict[str, str] | None = None) -> tuple[int, dict[s
     return sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}
 
 
-@pytest.mark.parametrize("path", ["/", "/theme.css", "/assets/index-1.js", "/gradio_api/queue/join"])
+@pytest.mark.parametrize(
+    "path", ["/", "/theme.css", "/assets/index-1.js", "/gradio_api/queue/join", "/gradio_api/app_id"]
+)
 def test_what_the_page_uses_is_open(path: str) -> None:
     assert knock(path)[0] == 200
 

@@ -63,6 +63,35 @@ def test_an_unknown_code_is_shown_with_its_message() -> None:
     assert "brand_new" in sentence
 
 
+def test_a_mark_without_text_stands_alone() -> None:
+    (shown,) = render.messages([Shown("assistant", "", "mark_stopped")], "en")
+    assert ["Stopped" in part["text"] for part in shown["content"]] == [True]
+
+
+@pytest.mark.parametrize("code", ["upstream_failed", "connection_lost"])
+def test_only_text_that_came_is_said_to_be_kept(code: str) -> None:
+    error = GatewayError(code, "boom")
+    assert "kept" in render.error_sentence(error, "en", has_kept_text=True)
+    assert "保留" in render.error_sentence(error, "zh", has_kept_text=True)
+    assert "kept" not in render.error_sentence(error, "en")
+    assert "保留" not in render.error_sentence(error, "zh")
+
+
+def test_a_store_that_fails_is_told_in_the_gateways_words() -> None:
+    error = GatewayError("history_unavailable", "The server's disk is full.")
+    assert render.error_sentence(error, "en") == "The server's disk is full."
+    assert render.error_sentence(error, "zh") == "暂时无法读写对话记录：The server's disk is full."
+    assert render.error_sentence(GatewayError("history_unavailable", ""), "en") != ""
+
+
+def test_both_refusals_of_a_long_message_look_like_errors() -> None:
+    ours = render.notice_html(Notice("message_too_long", {"n": 100_001, "limit": 100_000}), None, "en")
+    gateways = render.notice_html(None, GatewayError("context_length_exceeded", "long"), "en")
+    start = '<div class="notice notice-error" role="alert">'
+    assert ours.startswith(start)
+    assert gateways.startswith(start)
+
+
 def test_notices_are_escaped_and_stay_on_one_line() -> None:
     error = GatewayError("x", "<script>\n\n# no</script>")
     made = render.notice_html(Notice("truncated", {"n": 3}), error, "en")
