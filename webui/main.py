@@ -26,6 +26,7 @@ def create_app(settings: Settings) -> Starlette:
         async with web.router.lifespan_context(web): ...
     """
     _keep_gradio_quiet()
+    _forget_unused_numbers()
     import gradio as gr
     from fastapi import FastAPI
 
@@ -75,3 +76,12 @@ def _keep_gradio_quiet() -> None:
     )  # else it makes a pandas table of all past events each time
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def _forget_unused_numbers() -> None:
+    """Gradio reads these when it is imported and raises on what is no number. Nothing of ours asks it for a port.
+
+    GRADIO_SERVER_PORT is ours as well: whoever starts the server has read it by now.
+    """
+    for name in ("GRADIO_SERVER_PORT", "GRADIO_NUM_PORTS", "GRADIO_NODE_NUM_PORTS", "GRADIO_DEFAULT_CONCURRENCY_LIMIT"):
+        os.environ.pop(name, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,17 @@ def test_the_address_comes_from_flags_then_the_environment(
 ) -> None:
     options = parser(environ).parse_args(argv)
     assert (options.host, options.port) == address
+
+
+def test_numbers_that_gradio_would_read_cannot_stop_the_start(tmp_path: Path) -> None:
+    names = ("GRADIO_SERVER_PORT", "GRADIO_NUM_PORTS", "GRADIO_NODE_NUM_PORTS", "GRADIO_DEFAULT_CONCURRENCY_LIMIT")
+    code = (
+        "from webui.main import create_app; from webui.settings import Settings; create_app(Settings(secret=b'x'*32))"
+    )
+    environ = {**os.environ, **dict.fromkeys(names, "zz")} | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_a_wrong_setting_stops_the_start_with_one_sentence(tmp_path: Path) -> None:
