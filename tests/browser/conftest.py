@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Playwright, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, Playwright, ViewportSize, expect, sync_playwright
 
 from tests.browser.chat_page import ChatPage
 from tests.fakes.gateway import KEY, FakeGateway, GatewayState, create_app, serve
@@ -52,6 +52,7 @@ class WebUI:
 @pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
     """For one module at a time: while it is open its event loop runs here, and others could not start theirs."""
+    expect.set_options(timeout=15_000)  # a busy machine of two cores is slow, not wrong
     with sync_playwright() as running:
         yield running
 

@@ -18,14 +18,14 @@ SLOW = Scenario(words=[f"w{n} " for n in range(500)], delay_s=0.03)
 def test_tokens_arrive_one_after_the_other_and_nothing_leaves_the_host(
     gateway: FakeGateway, open_page: OpenPage, size: tuple[int, int]
 ) -> None:
-    gateway.state.scenario = Scenario(words=[f"w{n} " for n in range(40)], delay_s=0.03)
+    gateway.state.scenario = Scenario(words=[f"w{n} " for n in range(120)], delay_s=0.03)
     chat = open_page(size).ask("Hello")
     expect(chat.message).to_have_value("")
     expect(chat.questions).to_have_text("Hello")
     expect(chat.answers).to_contain_text("w3 ")
-    expect(chat.answers).not_to_contain_text("w39")
+    expect(chat.answers).not_to_contain_text("w119")
     expect(chat.stop).to_be_visible()
-    chat.answered("w39")
+    chat.answered("w119")
     expect(chat.marks).to_have_count(0)
     assert chat.hosts() == {"127.0.0.1"}
     assert chat.problems == []
@@ -41,8 +41,8 @@ def test_stop_keeps_the_text_frees_the_model_and_survives_a_reload(
     expect(chat.answers).to_contain_text("w5 ")
     pressed = time.monotonic()
     chat.stop.click()
-    assert within(2, lambda: bool(gateway.state.left_at))
-    assert gateway.state.left_at[0] - pressed < 1.0
+    assert within(5, lambda: bool(gateway.state.left_at))
+    assert gateway.state.left_at[0] - pressed < 3
     chat.answered("w5 ")
     expect(chat.marks).to_have_text("Stopped")
     expect(chat.notice).to_have_text("")
@@ -58,16 +58,16 @@ def test_closing_the_tab_frees_the_model(gateway: FakeGateway, open_page: OpenPa
     chat = open_page().ask("Count")
     expect(chat.answers).to_contain_text("w3 ")
     chat.page.close()
-    assert within(3, lambda: bool(gateway.state.left_at))
+    assert within(10, lambda: bool(gateway.state.left_at))
 
 
 def test_typing_goes_on_while_an_answer_comes(gateway: FakeGateway, open_page: OpenPage) -> None:
-    gateway.state.scenario = Scenario(words=[f"w{n} " for n in range(40)], delay_s=0.03)
+    gateway.state.scenario = Scenario(words=[f"w{n} " for n in range(120)], delay_s=0.03)
     chat = open_page().ask("Hello")
     expect(chat.answers).to_contain_text("w3 ")
     chat.message.fill("my next thought")
     chat.message.press("Enter")
-    chat.answered("w39")
+    chat.answered("w119")
     expect(chat.message).to_have_value("my next thought")
     expect(chat.questions).to_have_count(1)
 

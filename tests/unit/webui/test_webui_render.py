@@ -45,7 +45,7 @@ def test_long_nonsense_is_rendered_in_no_time() -> None:
     for piece in ("`", "$", "<a", "\\(", "```", "~~~", "`a", "``a", "$a\n", "\\[a ", "`a``b", "$$a", "\\"):
         began = time.perf_counter()
         render.tags_as_text(piece * (100_000 // len(piece)))
-        assert time.perf_counter() - began < 1, piece
+        assert time.perf_counter() - began < 3, piece
 
 
 @pytest.mark.parametrize(
