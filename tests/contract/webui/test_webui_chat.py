@@ -7,12 +7,17 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
-from tests.fakes.gateway import KEY, FakeGateway, Scenario, fake_gateway
+from tests.fakes.gateway import KEY, FakeGateway, Scenario, error, fake_gateway, serve
 from webui.chat import LARGEST_MESSAGE_CHARS, Chat, title_of
 from webui.client import GatewayClient, Options
+from webui.errors import GatewayError
 from webui.settings import Settings
-from webui.turn import StopSignal
+from webui.turn import BUSY_TRIES, StopSignal
 from webui.view import View
 
 pytestmark = pytest.mark.contract
@@ -322,6 +327,28 @@ def test_a_conversation_that_is_gone_is_said_and_the_text_kept(gateway: FakeGate
         assert (view.refused_text, view.conversation_id) == ("Hi", "")
 
     chat_with(gateway, use)
+
+
+@pytest.mark.parametrize(("busy_times", "is_deleted"), [(0, True), (3, True), (BUSY_TRIES, False)])
+def test_a_conversation_that_is_busy_is_deleted_when_it_is_free(busy_times: int, is_deleted: bool) -> None:
+    """Right after a stop the gateway still writes down what was generated."""
+    asked: list[str] = []
+
+    async def delete(request: Request) -> Response:
+        asked.append(f"{request.method} {request.url.path}")
+        return error(409, "conversation_busy", "busy") if len(asked) <= busy_times else JSONResponse({})
+
+    async def use(url: str) -> None:
+        async with GatewayClient(Settings(gateway_url=url, api_key=KEY)) as client:
+            await Chat(client).delete(ANN, "conv_1")
+
+    with serve(Starlette(routes=[Route("/{path:path}", delete, methods=["DELETE"])])) as url:
+        if is_deleted:
+            asyncio.run(use(url))
+        else:
+            with pytest.raises(GatewayError, match="conversation_busy"):
+                asyncio.run(use(url))
+    assert asked == ["DELETE /v1/conversations/conv_1"] * min(busy_times + 1, BUSY_TRIES)
 
 
 @pytest.mark.parametrize(
