@@ -3,5 +3,6 @@
 Follow a message: `page.py` (wiring; `layout.py` has the components) → `actions.py` (one handler per button) → `chat.py`
 (send, retry, open, delete) → `turn.py` (one answer as it comes) → `client.py` (HTTP) → `sse.py`, `wire.py` (bytes to
 typed events), and back as a `view.py` through `render.py` and `texts.py` (what people read).
-Around it: `main.py` puts the parts together, `identity.py` says who is asking, `door.py` guards the paths.
+Around it: `main.py` puts the parts together, `identity.py` says who is asking, `door.py` guards the paths,
+`sessions.py` what is asked on them.
 """

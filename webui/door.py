@@ -49,6 +49,11 @@ def security_headers(frame_ancestors: Iterable[str] = ()) -> list[tuple[bytes, b
     ]
 
 
+def refusal(status: int, code: str, message: str) -> JSONResponse:
+    """An answer in the gateway's form of errors."""
+    return JSONResponse({"error": {"message": message, "type": "invalid_request_error", "code": code}}, status)
+
+
 class DoorMiddleware:
     """404 for paths that the page does not use, 413 for bodies that no message needs, headers for the rest."""
 
@@ -72,9 +77,9 @@ class DoorMiddleware:
 
     def _answer(self, scope: Scope) -> ASGIApp:
         if not _PAGE_PATHS.fullmatch(scope["path"]) or ".." in scope["path"]:
-            return _refusal(404, "not_found", "There is nothing at this address.")
+            return refusal(404, "not_found", "There is nothing at this address.")
         if _announced_bytes(scope) > _LARGEST_BODY_BYTES:
-            return _refusal(413, "request_too_large", f"The limit is {_LARGEST_BODY_BYTES} bytes.")
+            return refusal(413, "request_too_large", f"The limit is {_LARGEST_BODY_BYTES} bytes.")
         return self._app
 
 
@@ -85,7 +90,3 @@ def _announced_bytes(scope: Scope) -> int:
         if name.lower() == b"transfer-encoding":
             return _LARGEST_BODY_BYTES + 1  # browsers announce the length; who does not is no page of ours
     return 0
-
-
-def _refusal(status: int, code: str, message: str) -> JSONResponse:
-    return JSONResponse({"error": {"message": message, "type": "invalid_request_error", "code": code}}, status)

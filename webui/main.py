@@ -14,6 +14,7 @@ from webui.chat import Chat
 from webui.client import GatewayClient
 from webui.door import DoorMiddleware
 from webui.identity import IdentityMiddleware
+from webui.sessions import SessionMiddleware
 from webui.settings import Settings
 
 
@@ -60,6 +61,7 @@ def create_app(settings: Settings) -> Starlette:
         middleware=[
             Middleware(DoorMiddleware, frame_ancestors=settings.frame_ancestors),
             Middleware(IdentityMiddleware, secret=settings.load_secret()),
+            Middleware(SessionMiddleware),
         ],
         lifespan=lifespan,
     )

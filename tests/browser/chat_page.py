@@ -48,6 +48,12 @@ class ChatPage:
         self.page.click("#settings button")
         return self
 
+    def type_half_an_emoji(self, box: Locator) -> ChatPage:
+        """As a script or a broken input method does; typed by Playwright it would become U+FFFD on its way."""
+        write = r"box => { box.value = 'a \ud83d b'; box.dispatchEvent(new Event('input', {bubbles: true})) }"
+        box.evaluate(write)
+        return self
+
     def ask(self, text: str) -> ChatPage:
         """Types a message and sends it with Enter."""
         self._answers_expected = self.answers.count() + 1

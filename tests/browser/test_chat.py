@@ -192,6 +192,24 @@ def test_what_cannot_be_sent_is_said_and_kept(open_page: OpenPage) -> None:
     expect(chat.questions).to_have_count(0)
 
 
+def test_half_an_emoji_is_replaced_and_the_chat_goes_on(gateway: FakeGateway, open_page: OpenPage) -> None:
+    gateway.state.scenario = Scenario(error=(429, "rate_limit_exceeded", "slow", {"retry-after": "9"}))
+    chat = open_page()
+    chat.page.click("#settings button")
+    chat.type_half_an_emoji(chat.page.locator("#instructions textarea"))
+    chat.type_half_an_emoji(chat.message).message.press("Enter")
+    expect(chat.notice).to_contain_text("9 s")
+    expect(chat.message).to_have_value("a \ufffd b")
+    gateway.state.scenario = Scenario()
+    chat.type_half_an_emoji(chat.message).message.press("Enter")
+    expect(chat.questions).to_have_text("a \ufffd b")
+    chat.answered("Hello, this is an answer.")
+    chat.ask("And now?").answered("Hello, this is an answer.")
+    expect(chat.questions).to_have_text(["a \ufffd b", "And now?"])
+    asked = [r["body"] for r in gateway.state.requests if r["path"] == "/v1/responses"][-2]
+    assert (asked["input"], asked["instructions"]) == ("a \ufffd b", "a \ufffd b")
+
+
 def test_the_servers_looked_up_no_other_host(webui: WebUI, open_page: OpenPage) -> None:
     open_page().ask("Hello").answered()
     hosts = set(webui.audit_log.read_text().split())

@@ -1,0 +1,136 @@
+"""The web UI over HTTP, without a browser: what its page is configured to do, and what one asks past the page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.applications import Starlette
+
+from tests.fakes.gateway import KEY, FakeGateway, Scenario, fake_gateway, serve
+from webui.main import create_app
+from webui.settings import Settings
+
+pytestmark = pytest.mark.contract
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def _running() -> Iterator[tuple[str, FakeGateway]]:
+    with fake_gateway() as gateway:
+        with serve(asyncio.run(_app_for(gateway.url)), lifespan="on") as url:
+            yield url, gateway
+
+
+async def _app_for(gateway_url: str) -> Starlette:
+    """In a loop, because without one Gradio makes one that nobody closes."""
+    return create_app(Settings(gateway_url=gateway_url, api_key=KEY, secret=b"s" * 32))
+
+
+@pytest.fixture
+def gateway(_running: tuple[str, FakeGateway]) -> FakeGateway:
+    _running[1].state.scenario = Scenario()
+    return _running[1]
+
+
+@pytest.fixture
+def url(_running: tuple[str, FakeGateway]) -> str:
+    return _running[0]
+
+
+class Visitor:
+    """A person with a cookie of their own."""
+
+    def __init__(self, url: str) -> None:
+        self.http = httpx2.Client(base_url=url, timeout=30, trust_env=False)
+        page = self.http.get("/").text
+        config = re.search(r"window\.gradio_config = (\{.*?\});</script>", page, re.DOTALL)
+        assert config is not None
+        self.config: Json = json.loads(config[1])
+
+    def action(self, name: str) -> Json:
+        """What the page knows of one of its actions."""
+        return next(d for d in self.config["dependencies"] if d["api_name"] == name)
+
+    def body(self, name: str, session: str, *values: object) -> Json:
+        """A call of an action; inputs that are not given are as the page has them at first."""
+        first = {c["id"]: c["props"].get("value") for c in self.config["components"]}
+        inputs = [first[i] for i in self.action(name)["inputs"]]
+        data = [*values, *inputs[len(values) :]]
+        return {"data": data, "fn_index": self.action(name)["id"], "session_hash": session}
+
+    def predict(self, name: str, session: str, *values: object) -> httpx2.Response:
+        return self.http.post("/gradio_api/run/predict", json=self.body(name, session, *values))
+
+    def join(self, session: str, text: str) -> httpx2.Response:
+        return self.http.post("/gradio_api/queue/join", json=self.body("send", session, "", text))
+
+    def stream(self, session: str) -> httpx2.Response:
+        return self.http.get("/gradio_api/queue/data", params={"session_hash": session})
+
+
+@pytest.fixture
+def ann(url: str) -> Iterator[Visitor]:
+    visitor = Visitor(url)
+    with closing(visitor.http):
+        yield visitor
+
+
+@pytest.fixture
+def bob(url: str) -> Iterator[Visitor]:
+    visitor = Visitor(url)
+    with closing(visitor.http):
+        yield visitor
+
+
+def test_nothing_is_recorded_or_sent_home(ann: Visitor) -> None:
+    assert ann.config["run_history"] is False
+    assert ann.config["analytics_enabled"] is False
+    assert ann.config["footer_links"] == []
+
+
+def test_what_waits_in_the_queue_cannot_be_called_past_it(gateway: FakeGateway, ann: Visitor) -> None:
+    assert ann.action("send")["queue"] is not False
+    before = len(gateway.state.conversations)
+    assert ann.predict("send", "past", "", "Hello").status_code == 404
+    assert len(gateway.state.conversations) == before
+    assert all(action["api_visibility"] == "private" for action in ann.config["dependencies"])
+
+
+def test_a_stream_is_read_by_nobody_else(gateway: FakeGateway, ann: Visitor, bob: Visitor) -> None:
+    gateway.state.scenario = Scenario(words=["secret "] * 20, delay_s=0.05)
+    assert ann.join("annspage", "Hello").status_code == 200
+    with ThreadPoolExecutor() as threads:
+        reading = threads.submit(ann.stream, "annspage")
+        time.sleep(0.3)
+        stolen = bob.stream("annspage")
+        assert (stolen.status_code, stolen.json()["error"]["code"]) == (404, "not_found")
+        assert bob.join("annspage", "Mine").status_code == 404
+        assert bob.http.get("/gradio_api/heartbeat/annspage").status_code == 404
+        cancel = {"session_hash": "annspage", "fn_index": ann.action("send")["id"], "event_id": "x"}
+        assert bob.http.post("/gradio_api/cancel", json=cancel).status_code == 404
+        assert reading.result().text.count("secret") >= 20
+
+
+def test_half_an_emoji_is_no_error(gateway: FakeGateway, ann: Visitor) -> None:
+    def post(path: str, body: Json) -> httpx2.Response:
+        broken = json.dumps(body).encode()  # json writes a lone surrogate as its escape, as browsers do
+        assert rb"\ud83d" in broken
+        return ann.http.post(path, content=broken, headers={"content-type": "application/json"})
+
+    assert post("/gradio_api/run/predict", ann.body("poll", "half", "\ud83d")).status_code == 200
+    assert post("/gradio_api/run/predict", ann.body("open", "half", "conv_\ud83d")).status_code == 200
+    body = ann.body("send", "half", "", "a \ud83d b")
+    body["data"][-1] = "be \ud83d brief"
+    assert post("/gradio_api/queue/join", body).status_code == 200
+    assert "Hello, this is an answer." in ann.stream("half").text
+    asked = [r["body"] for r in gateway.state.requests if r["path"] == "/v1/responses"][-1]
+    assert (asked["input"], asked["instructions"]) == ("a \ufffd b", "be \ufffd brief")
