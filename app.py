@@ -12,6 +12,11 @@ import sys
 if sys.version_info < (3, 11):
     sys.exit("app.py needs Python 3.11 or newer, and this is %d.%d. Start it with a newer one." % sys.version_info[:2])
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while the imports run a Ctrl-C just ends it; main() takes over
+
 import argparse
 import asyncio
 import contextlib
@@ -20,7 +25,6 @@ import errno
 import logging
 import logging.handlers
 import os
-import signal
 import socket
 import threading
 from collections.abc import Mapping
@@ -33,11 +37,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))  # it runs from any folder, and through a symbolic link
 
-try:
-    import inference
-    from inference import InferenceError, LaunchPlan, LlamaCpp, Progress, Report, StatusFile
-except KeyboardInterrupt:
-    sys.exit("stopped")
+import inference
+from inference import InferenceError, LaunchPlan, LlamaCpp, Progress, Report, StatusFile
 
 EXAMPLES = """examples:
   python app.py
@@ -61,8 +62,9 @@ def main() -> int:
     """Runs until it is stopped; returns the exit code."""
     environ = _environment(_options())
     os.umask(0o077)  # conversations, keys and logs are this user's alone
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the loop runs, both stop alike
     try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)  # until the loop runs, both stop alike
         address = _bind(environ)
         settings = inference.Settings.from_env(environ, ROOT)
         model = inference.find_model(settings.model, inference.load_catalogue(), settings.root)

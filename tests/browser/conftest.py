@@ -51,7 +51,13 @@ class WebUI:
 
 @pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
-    """For one module at a time: while it is open its event loop runs here, and others could not start theirs."""
+    """For one module at a time: while it is open its event loop runs here, and others could not start theirs.
+
+    Chromium is looked for first: Playwright's driver needs a system library that comes with it.
+    """
+    if not Path(CHROMIUM).exists():
+        say = pytest.fail if "browser" in os.environ.get("TESTS_MAY_NOT_SKIP", "") else pytest.skip
+        say("no Chromium: install the package `chromium` of Debian or Ubuntu")
     expect.set_options(timeout=15_000)  # a busy machine of two cores is slow, not wrong
     with sync_playwright() as running:
         yield running
@@ -59,9 +65,6 @@ def playwright() -> Iterator[Playwright]:
 
 @pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Iterator[Browser]:
-    if not Path(CHROMIUM).exists():
-        say = pytest.fail if "browser" in os.environ.get("TESTS_MAY_NOT_SKIP", "") else pytest.skip
-        say("no Chromium: install the package `chromium` of Debian or Ubuntu")
     running = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
     yield running
     running.close()

@@ -14,6 +14,7 @@ import httpx2
 import pytest
 
 import inference
+from inference.engines.openmp import openmp_environment
 from inference.errors import SourceError
 from tests.llamacpp_wire import (
     MODEL,
@@ -54,7 +55,7 @@ def engine(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "inference" / "engines" / "llamacpp_server.py"), json.dumps(config)],
-            env={**os.environ, "INFERENCE_ENGINE_KEY": KEY},
+            env={**os.environ, "INFERENCE_ENGINE_KEY": KEY, **openmp_environment(folder, os.environ)},
             stderr=log,
         )
     try:

@@ -1,6 +1,7 @@
 """llama.cpp's command line, and its reasons in plain words: the logs are as recorded from the real server."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,8 @@ def test_each_engine_has_its_own_key(engine):
     assert LlamaCpp(engine.plan, engine.folder).api_key != engine.api_key
 
 
-def test_the_key_is_in_the_environment_only(engine):
-    ready = engine.serving(Path("/models/m.gguf"))
+def test_the_key_is_in_the_environment_only(engine, tmp_path):
+    ready = replace(engine, folder=tmp_path).serving(Path("/models/m.gguf"))
     assert engine.api_key not in " ".join(ready.argv()) + repr(ready)
     assert engine.api_key in ready.environment().values()
 
