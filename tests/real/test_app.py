@@ -166,7 +166,8 @@ def test_an_engine_that_dies_is_started_again_and_history_stays(tmp_path: Path, 
         wait_for(lambda: not is_running(engine), 10, "the engine is gone")
         with pytest.raises(openai.InternalServerError) as refused:
             client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=4)  # type: ignore[arg-type]
-        assert refused.value.code == "upstream_not_ready"
+        # A connection that the dying process still took breaks; after that none is taken.
+        assert refused.value.code in ("upstream_not_ready", "upstream_failed")
         running.wait_until_ready()
         client.responses.create(input="And again.", conversation=conversation.id, max_output_tokens=4)
         assert len(client.conversations.items.list(conversation.id).data) == 4
