@@ -129,7 +129,7 @@ class NameRepair:
         return payload
 
     def usage_event(self, prompt_tokens: int) -> bytes:
-        raise NotImplementedError("these engines end their answers themselves")
+        raise AssertionError("asked for only when is_over, which is never so here: these engines end their answers")
 
     def _learned(self, payload: bytes) -> list[tuple[bytes, bytes]] | None:
         """What to replace in each event, from the first; None when that is none to learn from."""
