@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping
 from typing import Any
@@ -18,7 +17,8 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.dialects import Chunk, Usage
+from gateway.chat_object import Collected
+from gateway.dialects import Chunk
 from gateway.errors import GatewayError, ShuttingDown
 from gateway.response_object import ResponseEvents, output_item
 from gateway.sse import DONE, render
@@ -114,52 +114,27 @@ class ChatStream(Relayed):
     def _is_wanted(self, chunk: Chunk) -> bool:
         self._turn.note(chunk)
         is_usage = chunk.usage is not None and chunk.finish_reason is None and not chunk.text
-        return self._turn.request.wants_usage or not is_usage
+        return self._turn.wants_usage or not is_usage
 
 
 class ChatCompletion(Relayed):
     """`POST /v1/chat/completions` without `stream`. The engine is asked to stream all the same."""
 
-    def __init__(self, turn: ChatTurn, headers: Mapping[str, str]) -> None:
+    def __init__(self, turn: ChatTurn, headers: Mapping[str, str], collected: Collected) -> None:
         super().__init__(headers)
         self._turn = turn
+        self._collected = collected
 
     async def answer(self, send: Send) -> None:
-        texts: list[str] = []
-        usage: Usage | None = None
         async with self._turn.open() as generation:
             while payloads := await generation.read():
                 for payload in payloads:
                     chunk = generation.decode(payload)
                     self._turn.note(chunk)
-                    texts.append(chunk.text)
-                    usage = chunk.usage or usage
+                    self._collected.take(chunk)
             self._turn.require_finished()
-        await self.send_json(send, self._completion("".join(texts), usage))
-
-    def _completion(self, text: str, usage: Usage | None) -> dict[str, Any]:
-        return {
-            "id": "chatcmpl-" + self.request_id.removeprefix("req_"),
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": self._turn.parts.settings.model,
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": text, "refusal": None},
-                    "logprobs": None,
-                    "finish_reason": self._turn.finish_reason,
-                }
-            ],
-            "usage": None
-            if usage is None
-            else {
-                "prompt_tokens": usage.input_tokens,
-                "completion_tokens": usage.output_tokens,
-                "total_tokens": usage.total_tokens,
-                "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-            },
-        }
+        unique = self.request_id.removeprefix("req_")
+        await self.send_json(send, self._collected.as_object(unique, self._turn.parts.settings.model))
 
 
 class ResponseStream(Relayed):

@@ -17,13 +17,14 @@ from typing import Any
 
 from gateway.admission import Admission
 from gateway.auth import Caller
-from gateway.dialects import Chunk, Prompt, Usage
+from gateway.chat_object import engine_role, sampling_of
+from gateway.dialects import Chunk, Prompt, PromptMessage, Usage
 from gateway.errors import GatewayError, NotFound, UpstreamFailed, UpstreamTimeout
 from gateway.limits import Budget, RequestLimits
 from gateway.open_turns import OpenTurns
 from gateway.prompt import Fitted, Message, fit, require_plausible
 from gateway.response_object import new_body, output_part, usage_object
-from gateway.schemas import ChatMessage, ChatRequest, ResponseRequest, Sampling
+from gateway.schemas import ChatMessage, ResponseRequest
 from gateway.settings import Settings
 from gateway.store import Item, Store, new_id
 from gateway.upstream import Generation, Upstream
@@ -63,20 +64,20 @@ class Parts:
 
 
 class ChatTurn:
-    """A stateless completion."""
+    """A stateless completion of `prompt`; `wants_usage` says whether a stream's caller asked for the usage."""
 
-    def __init__(self, parts: Parts, caller: Caller, request: ChatRequest) -> None:
+    def __init__(self, parts: Parts, caller: Caller, prompt: Prompt, *, wants_usage: bool = False) -> None:
         self.parts = parts
-        self.request = request
+        self.wants_usage = wants_usage
         self.finish_reason: str | None = None
         self._caller = caller
+        self._prompt = prompt
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Generation]:
         """Holds slot and generation. Raises Overloaded, ContextTooLong, UpstreamNotReady, UpstreamFailed …"""
-        prompt = self._prompt()
         async with self.parts.open_turns.running(), self.parts.admission.lease(self._caller.owner):
-            with await self.parts.upstream.open(prompt) as generation:
+            with await self.parts.upstream.open(self._prompt) as generation:
                 async with _within(self.parts.settings.timeouts.turn_s):
                     yield generation
 
@@ -88,21 +89,6 @@ class ChatTurn:
         """Raises UpstreamFailed when the stream ended without saying why: a cut answer must not pass as whole."""
         if self.finish_reason is None:
             raise UpstreamFailed("The inference server's answer broke off. Try again.")
-
-    def _prompt(self) -> Prompt:
-        request, context = self.request, self.parts.settings.context_tokens
-        require_plausible(sum(len(m.text.encode()) for m in request.messages), context, "messages")
-        asked = request.max_completion_tokens or request.max_tokens
-        stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
-        return Prompt(
-            messages=[(_engine_role(message.role), message.text) for message in request.messages],
-            max_tokens=min(asked or context, context),
-            is_limited=asked is not None,
-            stop=stop,
-            presence_penalty=request.presence_penalty,
-            frequency_penalty=request.frequency_penalty,
-            **_sampling(request),
-        )
 
 
 class ResponseTurn:
@@ -196,14 +182,14 @@ class ResponseTurn:
     async def _counted(self, role: str, text: str, tokens: int | None = None) -> Message:
         if tokens is None:
             tokens = await self.parts.upstream.count(text)
-        return Message(_engine_role(role), text, tokens)
+        return Message(engine_role(role), text, tokens)
 
     async def _begin(self, fitted: Fitted, question: Sequence[Item]) -> Generation:
         """Opens the generation while the question is written. When either fails, neither remains."""
         prompt = Prompt(
-            messages=[(message.role, message.text) for message in fitted.messages],
+            messages=[PromptMessage(message.role, message.text) for message in fitted.messages],
             max_tokens=fitted.max_tokens,
-            **_sampling(self._request),
+            **sampling_of(self._request),
         )
         opening = asyncio.ensure_future(self.parts.upstream.open(prompt))
         writing = asyncio.ensure_future(self._write_question(question))
@@ -303,10 +289,6 @@ async def _within(seconds: float) -> AsyncIterator[None]:
         raise UpstreamTimeout("The answer took too long and was cut. Ask for a shorter one.") from None
 
 
-def _engine_role(role: str) -> str:
-    return "system" if role == "developer" else role
-
-
 def _item_status(response_status: str) -> str:
     return {"in_progress": "in_progress", "completed": "completed"}.get(response_status, "incomplete")
 
@@ -316,14 +298,3 @@ def _question_item(message: ChatMessage, tokens: int) -> Item:
     text = message.text
     content = [output_part(text)] if kind == "output_text" else [{"type": kind, "text": text}]
     return Item(new_id("msg"), message.role, "completed", content, tokens=tokens)
-
-
-def _sampling(request: Sampling) -> dict[str, Any]:
-    return {
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "top_k": request.top_k,
-        "min_p": request.min_p,
-        "repetition_penalty": request.repetition_penalty,
-        "seed": request.seed,
-    }

@@ -50,9 +50,9 @@ class Upstream:
         Raises:
             UpstreamNotReady, UpstreamFailed, UpstreamTimeout, ContextTooLong, InvalidRequest
         """
-        dialect, messages = self._dialect, [(role, defuse(text)) for role, text in prompt.messages]
-        prompt = dataclasses.replace(prompt, messages=messages)
-        exchange = await self._send("POST", dialect.CHAT_PATH, dialect.chat_body(prompt, self._model))
+        dialect, prompt = self._dialect, _defused(prompt)
+        path = dialect.CHAT_PATH if prompt.raw is None else dialect.COMPLETIONS_PATH
+        exchange = await self._send("POST", path, dialect.chat_body(prompt, self._model))
         generation = Generation(
             exchange,
             dialect,
@@ -132,7 +132,10 @@ class Upstream:
         body = await _in_words(exchange.read_all(self._timeouts.connect_s, limit_bytes=64 << 10))
         if status in (401, 403, 404):
             log.warning("%s answered %d: are its key, its address and the model's name right?", self.engine, status)
-        return self._dialect.refusal(status, body)
+        error = self._dialect.refusal(status, body)
+        if status in (429, 503) and (told := exchange.headers.get(b"retry-after", b"")).isdigit():
+            error.retry_after_s = float(told)
+        return error
 
 
 class Generation:
@@ -208,6 +211,8 @@ class Generation:
                 del payloads[-1]
             if self._repair is not None:
                 payloads = self._repaired(payloads, self._repair)
+                if self._is_done and self._repair is not None:
+                    payloads += self._repair.ending()
         return payloads
 
     def _repaired(self, payloads: list[bytes], repair: Repair) -> list[bytes]:
@@ -241,6 +246,12 @@ class Generation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _defused(prompt: Prompt) -> Prompt:
+    """What people typed, with the markers in it broken up."""
+    messages = [dataclasses.replace(message, text=defuse(message.text)) for message in prompt.messages]
+    return dataclasses.replace(prompt, messages=messages)
 
 
 async def _in_words(reading: Awaitable[Result]) -> Result:

@@ -69,6 +69,7 @@ class Exchange(asyncio.Protocol):
 
     def __init__(self, request: bytes) -> None:
         self.status = 0
+        self.headers: dict[bytes, bytes] = {}
         self._request = request
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -198,7 +199,9 @@ class Exchange(asyncio.Protocol):
     # --- httptools callbacks
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() in (b"content-length", b"transfer-encoding"):
+        name = name.lower()
+        self.headers[name] = value
+        if name in (b"content-length", b"transfer-encoding"):
             self._ends_by_close = False
 
     def on_headers_complete(self) -> None:

@@ -15,20 +15,46 @@ from gateway.errors import GatewayError
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """A call that the model asks for; `arguments` is JSON as text, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class PromptMessage:
+    """One message for the model.
+
+    Attributes:
+        role: system, user, assistant or tool.
+        tool_calls: what an assistant's message asked for.
+        tool_call_id: which call a tool's message answers.
+    """
+
+    role: str
+    text: str
+    tool_calls: Sequence[ToolCall] = ()
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True)
 class Prompt:
     """What to generate.
 
     Attributes:
-        messages: (role, text) pairs, roles system, user, assistant.
         max_tokens: of the answer, at most.
+        raw: a text to continue as it is, in place of messages (legacy completions).
         is_limited: False when nobody asked for a limit; `max_tokens` is then the whole context, prompt included.
         stop: texts that end the answer and are left out of it.
         temperature, top_p, top_k, min_p, repetition_penalty, seed, presence_penalty, frequency_penalty: None means
             OpenAI's default (temperature 1, top_p 1, everything else neutral).
     """
 
-    messages: Sequence[tuple[str, str]]
+    messages: Sequence[PromptMessage]
     max_tokens: int
+    raw: str | None = None
     is_limited: bool = True
     stop: Sequence[str] = ()
     temperature: float | None = None
@@ -93,12 +119,18 @@ class Repair(Protocol):
     def usage_event(self, prompt_tokens: int) -> bytes:
         """The usage of an answer that was ended here."""
 
+    def ending(self) -> list[bytes]:
+        """What is still to be handed on when the engine has said `[DONE]`. Raises GatewayError for a cut answer."""
+
 
 class Dialect(Protocol):
     """An engine's words. `model` is the id that callers know; answers carry it too."""
 
     @property
     def CHAT_PATH(self) -> str: ...
+
+    @property
+    def COMPLETIONS_PATH(self) -> str: ...
 
     @property
     def HEALTH_PATH(self) -> str: ...

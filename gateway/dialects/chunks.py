@@ -151,4 +151,4 @@ def require_neutral(prompt: Prompt, engine: str, *names: str) -> None:
 
 
 def messages_of(prompt: Prompt) -> list[dict[str, str]]:
-    return [{"role": role, "content": text} for role, text in prompt.messages]
+    return [{"role": message.role, "content": message.text} for message in prompt.messages]

@@ -15,6 +15,7 @@ from gateway.dialects.repair import NameRepair
 from gateway.errors import ContextTooLong, GatewayError, InvalidRequest, UpstreamFailed, UpstreamNotReady
 
 CHAT_PATH = "/v1/chat/completions"
+COMPLETIONS_PATH = "/v1/completions"
 HEALTH_PATH = "/health"
 MAY_END_WITHOUT_DONE = False
 _SEEDS = (1 << 32) - 1  # 2**32 - 1 itself means "random" to llama.cpp
@@ -73,7 +74,7 @@ def count(text: str, model: str) -> Count:
 
 
 def count_chat(prompt: Prompt, model: str) -> Count:
-    return count("".join(text for _, text in prompt.messages), model)
+    return count("".join(message.text for message in prompt.messages), model)
 
 
 def _tokens_in(body: bytes) -> int:

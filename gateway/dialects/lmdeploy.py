@@ -19,6 +19,7 @@ from gateway.dialects.repair import ChunkRepair
 from gateway.errors import ContextTooLong, GatewayError
 
 CHAT_PATH = "/v1/chat/completions"
+COMPLETIONS_PATH = "/v1/completions"
 HEALTH_PATH = "/health"
 MAY_END_WITHOUT_DONE = False  # a stream that its stop has cut has a finish_reason, and no [DONE]
 _SEEDS = 1 << 64
@@ -69,7 +70,7 @@ def count(text: str, model: str) -> Count:
 
 def count_chat(prompt: Prompt, model: str) -> Count:
     """Its texts as they are, and the template's share as that of InternLM2: there is no route that applies it."""
-    question = count("\n".join(text for _, text in prompt.messages), model)
+    question = count("\n".join(message.text for message in prompt.messages), model)
     template = _TEMPLATE_TOKENS * (len(prompt.messages) + 1)
     return Count(question.path, question.body, lambda body: _length(body) + template)
 

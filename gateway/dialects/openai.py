@@ -18,6 +18,7 @@ from gateway.dialects.repair import NameRepair
 from gateway.errors import ContextTooLong, GatewayError
 
 CHAT_PATH = "/v1/chat/completions"
+COMPLETIONS_PATH = "/v1/completions"
 HEALTH_PATH = "/v1/models"  # the only path that all of them have
 MAY_END_WITHOUT_DONE = True
 _TEMPLATE_TOKENS = 8
@@ -83,7 +84,7 @@ def count(text: str, model: str) -> int:
 
 
 def count_chat(prompt: Prompt, model: str) -> int:
-    return sum(count(text, model) + _TEMPLATE_TOKENS for _, text in prompt.messages)
+    return sum(count(message.text, model) + _TEMPLATE_TOKENS for message in prompt.messages)
 
 
 def is_healthy(body: bytes) -> bool:

@@ -69,6 +69,9 @@ class ChunkRepair:
         }
         return self._head + b'"choices":[],"usage":' + msgspec.json.encode(usage) + b"}"
 
+    def ending(self) -> list[bytes]:
+        return []
+
     def _decided(self, text: str, reason: str | None) -> bytes | None:
         """An event with `text`, unless that is held back, and with the end, where the answer ends."""
         has_ended = reason is not None
@@ -130,6 +133,9 @@ class NameRepair:
 
     def usage_event(self, prompt_tokens: int) -> bytes:
         raise AssertionError("asked for only when is_over, which is never so here: these engines end their answers")
+
+    def ending(self) -> list[bytes]:
+        return []
 
     def _learned(self, payload: bytes) -> list[tuple[bytes, bytes]] | None:
         """What to replace in each event, from the first; None when that is none to learn from."""

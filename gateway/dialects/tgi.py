@@ -19,6 +19,7 @@ from gateway.dialects.repair import ChunkRepair
 from gateway.errors import ContextTooLong, GatewayError, InvalidRequest, Overloaded, UpstreamFailed
 
 CHAT_PATH = "/v1/chat/completions"
+COMPLETIONS_PATH = "/v1/completions"
 HEALTH_PATH = "/health"
 MAY_END_WITHOUT_DONE = False
 _SEEDS = 1 << 64

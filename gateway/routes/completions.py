@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from gateway.chat_object import CollectedCompletion, chat_prompt
 from gateway.deps import CallerDep, PartsDep
 from gateway.relay import ChatCompletion, ChatStream
 from gateway.schemas import ChatRequest
@@ -20,8 +21,9 @@ async def create_chat_completion(body: ChatRequest, caller: CallerDep, parts: Pa
     """An answer to a list of messages; with `stream` as server-sent events."""
     parts.require_model(body.model)
     headers = parts.charge(caller).headers()
-    turn = ChatTurn(parts, caller, body)
-    return ChatStream(turn, headers) if body.stream else ChatCompletion(turn, headers)
+    prompt = chat_prompt(body, parts.settings.context_tokens)
+    turn = ChatTurn(parts, caller, prompt, wants_usage=body.wants_usage)
+    return ChatStream(turn, headers) if body.stream else ChatCompletion(turn, headers, CollectedCompletion())
 
 
 @router.get("/models")

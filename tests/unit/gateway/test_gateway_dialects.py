@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.dialects import Dialect, Prompt, openai, tgi
+from gateway.dialects import Dialect, Prompt, PromptMessage, openai, tgi
 from gateway.dialects.chunks import Fault, parse_fault
 from gateway.dialects.repair import ChunkRepair, NameRepair
 from gateway.dialects.stops import StopTexts
@@ -26,7 +26,7 @@ def test_every_engine_of_the_settings_has_a_dialect() -> None:
 
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
 def test_every_dialect_always_streams_and_says_what_it_is_asked(dialect: Dialect) -> None:
-    body = json.loads(dialect.chat_body(Prompt([("user", "hi")], 5, temperature=0.5), "m"))
+    body = json.loads(dialect.chat_body(Prompt([PromptMessage("user", "hi")], 5, temperature=0.5), "m"))
     assert (body["model"], body["stream"], body["max_tokens"], body["temperature"]) == ("m", True, 5, 0.5)
     assert body["messages"] == [{"role": "user", "content": "hi"}]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.dialects import Chunk, Prompt, Usage
+from gateway.dialects import Chunk, Prompt, PromptMessage, Usage
 from gateway.dialects.llamacpp import chat_body, decode, error_of, is_plain_delta, refusal, repair
 from gateway.errors import ContextTooLong, GatewayError, InvalidRequest, UpstreamFailed, UpstreamNotReady
 from gateway.sse import DONE, EventSplitter
@@ -139,14 +139,14 @@ def test_an_error_event_is_raised() -> None:
 
 def test_a_seed_never_means_random() -> None:
     for seed in (0, -1, 2**32 - 1, 2**32, 2**63 - 1):
-        body = json.loads(chat_body(Prompt(messages=[("user", "hi")], max_tokens=1, seed=seed), "m"))
+        body = json.loads(chat_body(Prompt(messages=[PromptMessage("user", "hi")], max_tokens=1, seed=seed), "m"))
         assert 0 <= body["seed"] < 2**32 - 1
-    assert "seed" not in json.loads(chat_body(Prompt(messages=[("user", "hi")], max_tokens=1), "m"))
+    assert "seed" not in json.loads(chat_body(Prompt(messages=[PromptMessage("user", "hi")], max_tokens=1), "m"))
 
 
 def test_the_recorded_stream_needs_no_repair_and_one_without_an_alias_does() -> None:
     *payloads, _ = recorded_payloads("chat_stream")
-    prompt = Prompt(messages=[("user", "hi")], max_tokens=1)
+    prompt = Prompt(messages=[PromptMessage("user", "hi")], max_tokens=1)
     named = repair(prompt, "smollm2-135m-instruct")
     assert [named.patched(payload) for payload in payloads] == payloads
     assert named.is_done
