@@ -13,7 +13,8 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ log = logging.getLogger("gateway.database")
 
 _GROUP = 64
 _READERS = 2
+_BUMPED = "bumped"
 
 
 class DatabaseError(Exception):
@@ -78,6 +80,7 @@ class Database:
             raise DatabaseError(
                 f"{path} cannot be made: {error.strerror}. Make its folder writable, or set DATA_DIR to another one."
             ) from None
+        self._path = path
         self.engine = _engine(path)
         _migrate(self.engine, path)
         self._queue: queue.SimpleQueue[_Pending[Any] | None] = queue.SimpleQueue()
@@ -108,10 +111,44 @@ class Database:
     def write_now(self, job: Job[Result]) -> Result:
         """One transaction on the calling thread: for the command line and the start."""
         try:
-            with self.engine.connect().execution_options(is_writer=True) as connection, connection.begin():
-                return job(connection)
+            with self.engine.connect().execution_options(is_writer=True) as connection:
+                with connection.begin():
+                    result = job(connection)
+                self._announce(connection)
+                return result
         except SQLAlchemyError as error:
             raise in_words(error) from None
+
+    def stamp(self, name: str) -> Hashable:
+        """Something that differs once a `bump` of `name` was committed, by whichever process. Never waits.
+
+        Take it before reading what is to be cached under it: what is read then is at least as new as the stamp.
+        """
+        file = self._stamp_file(name)
+        try:
+            try:
+                found = os.stat(file)
+            except FileNotFoundError:
+                found = _touched(file)
+        except OSError:
+            return time.monotonic_ns()  # nothing can be told, so nothing may be trusted
+        return found.st_mtime_ns, found.st_ino
+
+    def bump(self, connection: sa.Connection, name: str) -> None:
+        """Inside a job: when its transaction has been committed, `stamp(name)` changes in every process."""
+        connection.info.setdefault(_BUMPED, set()).add(name)
+
+    def _announce(self, connection: sa.Connection) -> None:
+        """After the commit: a reader that saw a new stamp before it would keep the old row under that stamp."""
+        for name in connection.info.pop(_BUMPED, ()):
+            file = self._stamp_file(name)
+            try:
+                _touched(file)
+            except OSError as error:
+                log.error("%s cannot be touched: %s; other processes see the change late", file, error.strerror)
+
+    def _stamp_file(self, name: str) -> str:
+        return f"{self._path}.{name}"
 
     def close(self) -> None:
         """Finishes the queued writes and ends the threads."""
@@ -143,14 +180,23 @@ class Database:
 
     def _commit_group(self, group: list[_Pending[Any]]) -> None:
         try:
-            with self.engine.connect().execution_options(is_writer=True) as connection, connection.begin():
-                for entry in group:
-                    _run_alone(entry, connection)
+            with self.engine.connect().execution_options(is_writer=True) as connection:
+                with connection.begin():
+                    for entry in group:
+                        _run_alone(entry, connection)
+                self._announce(connection)
         except SQLAlchemyError as error:  # the commit failed, or the database is away: nobody's write is on disk
             for entry in group:
                 entry.error = entry.error or in_words(error)
         for entry in group:
             entry.resolve()
+
+
+def _touched(file: str) -> os.stat_result:
+    Path(file).touch(mode=0o600)
+    now = time.time_ns()  # finer than what the kernel's own clock would write
+    os.utime(file, ns=(now, now))
+    return os.stat(file)
 
 
 def _run_alone(entry: _Pending[Any], connection: sa.Connection) -> None:

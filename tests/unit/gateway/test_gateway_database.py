@@ -114,3 +114,29 @@ def test_it_is_durable_and_keeps_references(database: Database) -> None:
         ]
 
     assert database.read_now(read) == ["wal", 2, 1]
+
+
+def test_a_stamp_changes_in_every_process_when_a_bump_is_committed(database: Database, tmp_path: Path) -> None:
+    """Not before: who read the old row under the new stamp would keep it."""
+    elsewhere = Database(tmp_path / "new folder" / "x.sqlite3")
+    before = database.stamp("things"), elsewhere.stamp("things")
+    assert before == (elsewhere.stamp("things"), database.stamp("things"))
+
+    def job(db: sa.Connection) -> None:
+        insert("a")(db)
+        database.bump(db, "things")
+        assert elsewhere.stamp("things") == before[1]
+
+    asyncio.run(database.write(job))
+    after = database.stamp("things"), elsewhere.stamp("things")
+    assert after[0] == after[1] != before[0]
+    database.write_now(insert("b"))
+    assert (database.stamp("things"), elsewhere.stamp("things")) == after
+    elsewhere.write_now(lambda db: elsewhere.bump(db, "things"))
+    assert database.stamp("things") == elsewhere.stamp("things") != after[0]
+    elsewhere.close()
+
+
+def test_when_nothing_can_be_told_no_stamp_is_like_another(database: Database, tmp_path: Path) -> None:
+    (tmp_path / "new folder" / "x.sqlite3.things").symlink_to(tmp_path / "nowhere" / "x")
+    assert database.stamp("things") != database.stamp("things")
