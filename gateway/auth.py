@@ -17,7 +17,8 @@ import sqlalchemy as sa
 
 from gateway.database import Database
 from gateway.errors import HistoryUnavailable, InvalidRequest, NotAuthenticated
-from gateway.store import metadata, new_id
+from gateway.records import new_id
+from gateway.tables import metadata
 
 SCOPES = ("chat", "admin", "on_behalf_of")
 CACHE_S = 1.0

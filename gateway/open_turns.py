@@ -90,7 +90,8 @@ class OpenTurns:
     async def checkpoint(self) -> None:
         """Writes them once. Raises HistoryUnavailable."""
         while self._unwritten:
-            await self._store.finish_turn(*self._unwritten[0])
+            body, answer = self._unwritten[0]
+            await self._store.finish_turn(body, [answer])
             del self._unwritten[0]
         answers = [turn.answer() for turn in self._responses if turn.is_stored and turn.has_news()]
         if answers:

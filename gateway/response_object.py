@@ -70,7 +70,10 @@ def output_part(text: str) -> dict[str, Any]:
 
 
 def item_object(item: Item) -> dict[str, Any]:
-    """A stored message."""
+    """A stored message, call of a function or its output."""
+    if item.kind != "message":
+        own = {"id": item.id, "type": item.kind, "status": item.status, "response_id": item.response_id}
+        return own | (item.data or {})
     return {
         "id": item.id,
         "type": "message",
@@ -100,10 +103,10 @@ def conversation_object(conversation: Conversation) -> dict[str, Any]:
 
 
 def response_object(stored: StoredResponse) -> dict[str, Any]:
-    """A stored response with its output."""
-    return stored.body | {
-        "output": [output_item(item) for item in stored.output if item.text or item.status != "failed"]
-    }
+    """A stored response with its output, and (ours) the feedback when there is some."""
+    output = [output_item(item) for item in stored.output if item.text or item.status != "failed"]
+    feedback = {"feedback": stored.feedback} if stored.feedback else {}
+    return stored.body | {"output": output} | feedback
 
 
 def page_object(entries: list[dict[str, Any]], has_more: bool) -> dict[str, Any]:

@@ -270,7 +270,7 @@ class ResponseTurn:
             return
         answer = self.answer()
         try:
-            await self.parts.store.finish_turn(self.body, answer)
+            await self.parts.store.finish_turn(self.body, [answer])
         except GatewayError as unwritten:
             self.parts.open_turns.keep_for_later(self.body, answer)
             if status in ("completed", "incomplete") and reason != "interrupted":
