@@ -8,9 +8,10 @@ the upstream's connection and frees the engine.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from gateway.chat_object import Collected
 from gateway.dialects import Chunk
 from gateway.errors import GatewayError, ShuttingDown
 from gateway.response_object import ResponseEvents, output_item
+from gateway.sending import send_now
 from gateway.sse import DONE, render
 from gateway.turn import ChatTurn, ResponseTurn
 from gateway.upstream import Generation
@@ -34,6 +36,7 @@ class Relayed(Response, ABC):
     def __init__(self, headers: Mapping[str, str]) -> None:
         self.extra = [(name.encode(), value.encode()) for name, value in headers.items()]
         self.background = None
+        self._unsent: Awaitable[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.request_id: str = scope["state"]["request_id"]
@@ -52,6 +55,19 @@ class Relayed(Response, ABC):
             *self.extra,
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    def send_events(self, events: bytes) -> Awaitable[None] | None:
+        """Sends a piece of the stream at once; returns what to await when the caller reads too slowly for more."""
+        if not events:
+            return None
+        self._unsent = send_now(self.send_body, {"type": "http.response.body", "body": events, "more_body": True})
+        return self._unsent
+
+    async def end_stream(self, send: Send, closing: bytes) -> None:
+        """Sends the last piece, behind what a slow reader has not taken yet."""
+        if self._unsent is not None:
+            await self._unsent
+        await send({"type": "http.response.body", "body": closing})
 
     async def send_json(self, send: Send, body: Any) -> None:
         content = msgspec.json.encode(body)
@@ -84,32 +100,28 @@ class ChatStream(Relayed):
             async with self._turn.open() as generation:
                 await self.start_stream(send)
                 has_started = True
-                while payloads := await generation.read():
-                    data, error = self._patched(generation, payloads)
-                    if data:
-                        await self.send_body({"type": "http.response.body", "body": data, "more_body": True})
-                    if error:
-                        raise error
+                await generation.relay(functools.partial(self._hand_on, generation))
                 self._turn.require_finished()
             closing = render(DONE)
         except Exception as broken:  # after the start an error can only be an event, and no [DONE] follows it
             if not has_started:
                 raise
             closing = render(msgspec.json.encode(self.in_words(broken).body(self.request_id)))
-        await send({"type": "http.response.body", "body": closing})
+        await self.end_stream(send, closing)
 
-    def _patched(self, generation: Generation, payloads: list[bytes]) -> tuple[bytes, GatewayError | None]:
-        """The events to hand on, and the error that ends them."""
-        kept = []
-        error = None
+    def _hand_on(self, generation: Generation, payloads: list[bytes]) -> Awaitable[None] | None:
+        """Sends the events that the caller wants; raises the error that one of them reports, after those before it."""
         is_plain_delta = generation.is_plain_delta
-        try:
-            for payload in payloads:
-                if is_plain_delta(payload) or self._is_wanted(generation.decode(payload)):
-                    kept.append(b"data: " + payload + b"\n\n")
-        except GatewayError as reported:
-            error = reported
-        return b"".join(kept), error
+        kept = b""
+        for payload in payloads:
+            try:
+                if not is_plain_delta(payload) and not self._is_wanted(generation.decode(payload)):
+                    continue
+            except GatewayError:
+                self.send_events(kept)
+                raise
+            kept += b"data: %b\n\n" % payload
+        return self.send_events(kept)
 
     def _is_wanted(self, chunk: Chunk) -> bool:
         self._turn.note(chunk)
@@ -126,12 +138,14 @@ class ChatCompletion(Relayed):
         self._collected = collected
 
     async def answer(self, send: Send) -> None:
+        def take(payloads: list[bytes]) -> None:
+            for payload in payloads:
+                chunk = generation.decode(payload)
+                self._turn.note(chunk)
+                self._collected.take(chunk)
+
         async with self._turn.open() as generation:
-            while payloads := await generation.read():
-                for payload in payloads:
-                    chunk = generation.decode(payload)
-                    self._turn.note(chunk)
-                    self._collected.take(chunk)
+            await generation.relay(take)
             self._turn.require_finished()
         unique = self.request_id.removeprefix("req_")
         await self.send_json(send, self._collected.as_object(unique, self._turn.parts.settings.model))
@@ -153,12 +167,7 @@ class ResponseStream(Relayed):
                 await self.start_stream(send)
                 has_started = True
                 await send({"type": "http.response.body", "body": events.opening(turn.body), "more_body": True})
-                while payloads := await generation.read():
-                    data, error = self._deltas(generation, payloads)
-                    if data:
-                        await self.send_body({"type": "http.response.body", "body": data, "more_body": True})
-                    if error:
-                        raise error
+                await generation.relay(functools.partial(self._hand_on, generation))
             closing = events.closing(turn.body, turn.answer())
         except ShuttingDown:
             if not has_started:
@@ -168,19 +177,19 @@ class ResponseStream(Relayed):
             if not has_started:
                 raise
             closing = events.failed(turn.body, self.in_words(broken))
-        await send({"type": "http.response.body", "body": closing})
+        await self.end_stream(send, closing)
 
-    def _deltas(self, generation: Generation, payloads: list[bytes]) -> tuple[bytes, GatewayError | None]:
-        """The events to send, and the error that ends them."""
-        deltas = []
-        error = None
-        try:
-            for payload in payloads:
-                if text := self._turn.take(generation.decode(payload)):
-                    deltas.append(self._events.delta(text))
-        except GatewayError as reported:
-            error = reported
-        return b"".join(deltas), error
+    def _hand_on(self, generation: Generation, payloads: list[bytes]) -> Awaitable[None] | None:
+        deltas = b""
+        for payload in payloads:
+            try:
+                text = self._turn.take(generation.decode(payload))
+            except GatewayError:
+                self.send_events(deltas)
+                raise
+            if text:
+                deltas += self._events.delta(text)
+        return self.send_events(deltas)
 
 
 class ResponseObject(Relayed):
@@ -192,21 +201,22 @@ class ResponseObject(Relayed):
 
     async def answer(self, send: Send) -> None:
         turn = self._turn
+
+        def take(payloads: list[bytes]) -> None:
+            for payload in payloads:
+                turn.take(generation.decode(payload))
+
         async with turn.open() as generation:
-            while payloads := await generation.read():
-                for payload in payloads:
-                    turn.take(generation.decode(payload))
+            await generation.relay(take)
         await self.send_json(send, turn.body | {"output": [output_item(turn.answer())]})
 
 
-async def _until_departure(answering: Awaitable[None], receive: Receive) -> None:
+async def _until_departure(answering: Coroutine[Any, Any, None], receive: Receive) -> None:
     """Runs `answering`; cancels it, and waits for it to tidy up, when the caller leaves first."""
-    work = asyncio.ensure_future(answering)
-    departure = asyncio.ensure_future(_departure(receive))
+    work = asyncio.create_task(answering)
+    departure = asyncio.create_task(_cancel_on_departure(work, receive))
     try:
-        await asyncio.wait({work, departure}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            log.info("the caller left")
+        await asyncio.wait({work})
     finally:
         departure.cancel()
         if not work.done():
@@ -216,6 +226,9 @@ async def _until_departure(answering: Awaitable[None], receive: Receive) -> None
         work.result()
 
 
-async def _departure(receive: Receive) -> None:
+async def _cancel_on_departure(work: asyncio.Task[None], receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+    if not work.done():
+        log.info("the caller left")
+        work.cancel()

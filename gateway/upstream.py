@@ -25,6 +25,7 @@ _CHECK_TTL_S = 0.5
 _COUNTS_AT_ONCE = 8  # a long conversation that nobody has counted must not flood the server with connections
 _LARGEST_EVENT_BYTES = 1 << 20
 Result = TypeVar("Result")
+Take = Callable[[list[bytes]], Awaitable[None] | None]
 
 
 class Upstream:
@@ -163,57 +164,61 @@ class Generation:
         self._count_prompt = count_prompt
         self._splitter = EventSplitter()
         self._first: list[bytes] = []
-        self._is_done = False
+        self._take: Take = _taken_by_nobody
+        self._is_over = False
 
     async def await_first_event(self) -> None:
-        """Waits for the first event and keeps it for `read`. Raises what it reports: that still is an honest status."""
-        self._first = await self._read(self._timeouts.first_token_s)
+        """Waits for the first event and keeps it for `relay`. Raises what it reports: that is an honest status yet."""
+        loop = asyncio.get_running_loop()
+        due_at = loop.time() + self._timeouts.first_token_s  # comments keep a connection alive, and are no news
+        while not self._first and not self._is_over:
+            data = await _in_words(self._exchange.read(max(0.0, due_at - loop.time())))
+            if not data:
+                break
+            self._first = self._events_in(data)
         if not self._first:
             raise UpstreamFailed("The inference server gave no answer at all. Try again.")
         self.decode(self._first[0])
 
-    async def read(self) -> list[bytes]:
-        """The payloads that came since the last call; an empty list when the answer has ended as it should.
+    async def relay(self, take: Take) -> None:
+        """Hands the payloads of the answer's events to `take`, read by read, until it has ended as it should.
+
+        `take` is called from within the loop's callback that read them: it must be quick. When it returns an awaitable,
+        nothing more is read until that is done.
 
         Raises:
             UpstreamFailed: the stream broke off, or is none.
             UpstreamTimeout: nothing came for too long.
+            GatewayError: whatever `take` raised.
         """
-        if self._first:
-            first, self._first = self._first, []
-            return first
-        return await self._read(self._timeouts.between_tokens_s)
+        self._take = take
+        if (held := take(self._first)) is not None:
+            await held
+        if not self._is_over:
+            await _in_words(self._exchange.relay(self._hand_on, self._timeouts.between_tokens_s))
+        if not self._is_over and not self._may_end_without_done:
+            raise UpstreamFailed("The inference server's answer broke off. Try again.")
+        if self._repair is not None and self._repair.is_over:
+            if (held := take(await self._own_usage(self._repair))) is not None:
+                await held
 
-    async def _read(self, timeout_s: float) -> list[bytes]:
-        payloads: list[bytes] = []
-        if self._repair is not None and self._repair.is_over and not self._is_done:
-            self._is_done = True
-            return await self._own_usage(self._repair)
-        due_at: float | None = None  # comments keep a connection alive, and are no news of the answer
-        while not payloads and not self._is_done:
-            now = time.monotonic()
-            due_at = due_at or now + timeout_s
-            try:
-                data = await self._exchange.read(max(0.0, due_at - now))
-            except WireError as error:
-                raise _in_our_words(error) from None
-            if not data:
-                if not self._may_end_without_done:
-                    raise UpstreamFailed("The inference server's answer broke off. Try again.")
-                self._is_done = True
-                break
-            payloads = self._splitter.feed(data)
-            due_at = None if payloads else due_at
-            if len(self._splitter.rest) > _LARGEST_EVENT_BYTES:
-                raise UpstreamFailed("The inference server sent an event without an end. Try again.")
-            if payloads and payloads[-1] == DONE:
-                self._is_done = True
-                del payloads[-1]
-            if self._repair is not None:
-                payloads = self._repaired(payloads, self._repair)
-                if self._is_done and self._repair is not None:
-                    payloads += self._repair.ending()
-        return payloads
+    def _hand_on(self, data: bytes) -> Awaitable[None] | None:
+        payloads = self._events_in(data)
+        if self._is_over:
+            self._exchange.stop()
+        if not payloads:
+            return None
+        self._exchange.heard()
+        return self._take(payloads)
+
+    def _events_in(self, data: bytes) -> list[bytes]:
+        payloads = self._splitter.feed(data)
+        if len(self._splitter.rest) > _LARGEST_EVENT_BYTES:
+            raise UpstreamFailed("The inference server sent an event without an end. Try again.")
+        if payloads and payloads[-1] == DONE:
+            self._is_over = True
+            del payloads[-1]
+        return payloads if self._repair is None else self._repaired(payloads, self._repair)
 
     def _repaired(self, payloads: list[bytes], repair: Repair) -> list[bytes]:
         repaired = []
@@ -221,9 +226,12 @@ class Generation:
             if (patched := repair.patched(payload)) is not None:
                 repaired.append(patched)
             if repair.is_over:
-                self._is_done = False  # one read is left: the usage
+                self._is_over = True
                 self.close()
                 break
+        else:
+            if self._is_over:
+                repaired += repair.ending()
         if repair.is_done:
             self._repair = None
         return repaired
@@ -252,6 +260,10 @@ def _defused(prompt: Prompt) -> Prompt:
     """What people typed, with the markers in it broken up."""
     messages = [dataclasses.replace(message, text=defuse(message.text)) for message in prompt.messages]
     return dataclasses.replace(prompt, messages=messages)
+
+
+def _taken_by_nobody(payloads: list[bytes]) -> None:
+    raise AssertionError("events are handed on only while `relay` runs")
 
 
 async def _in_words(reading: Awaitable[Result]) -> Result:

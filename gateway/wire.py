@@ -1,8 +1,9 @@
 """One HTTP/1.1 exchange with an inference server, over TCP, TLS or a Unix socket.
 
 Our own small client on httptools, because the relay lives from three things that general clients do slowly or late:
-a read is handed on as it came, closing an exchange closes the connection at once (which frees the engine), and a
-slow reader stops the engine instead of filling memory. One connection carries one exchange.
+a read is handed on from within the loop's own callback, without waking a task; closing an exchange closes the
+connection at once (which frees the engine); and a slow reader stops the engine instead of filling memory. One
+connection carries one exchange.
 Message format: RFC 9112.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, cast
@@ -17,7 +19,9 @@ from urllib.parse import urlsplit
 
 import httptools
 
-_HIGH_WATER_BYTES = 256 * 1024
+_HIGH_WATER_BYTES = 64 * 1024
+Take = Callable[[bytes], Awaitable[None] | None]
+"""Gets the bytes of one read. What it returns is awaited before anything more is read."""
 
 
 class WireError(Exception):
@@ -84,6 +88,11 @@ class Exchange(asyncio.Protocol):
         self._wakeup: asyncio.Future[None] | None = None
         self._due_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._take: Take | None = None
+        self._held: Awaitable[None] | None = None
+        self._raised: Exception | None = None
+        self.heard_at = 0.0
+        """When something came that counts as news, by the loop's clock; `relay` measures its timeout from there."""
 
     # --- for the caller
 
@@ -105,13 +114,47 @@ class Exchange(asyncio.Protocol):
             due_at = self._loop.time() + timeout_s
             while not self._chunks and not self._complete:
                 await self._wait(due_at)
-        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
-        self._buffered = 0
-        if self._paused and self._transport is not None and not self._transport.is_closing():
-            self._paused = False
-            self._transport.resume_reading()
+        data = self._taken()
+        self._go_on_reading()
         return data
+
+    async def relay(self, take: Take, timeout_s: float) -> None:
+        """Hands the rest of the body to `take`, read by read as it comes, until it has ended or `stop` was called.
+
+        `take` says by `heard` what counts as news.
+
+        Raises:
+            ReadTimeout: no news for `timeout_s`.
+            ConnectionBroken: the connection ended before the body did.
+            Exception: whatever `take` raised.
+        """
+        self.heard()
+        self._take = take
+        try:
+            while True:
+                while self._chunks:
+                    if (held := take(self._taken())) is not None:
+                        await self._pause_for(held)
+                self._go_on_reading()
+                if self._complete:
+                    return
+                await self._until_signal(timeout_s)
+                if self._raised is not None:
+                    raise self._raised
+                if self._held is not None:
+                    held, self._held = self._held, None
+                    await self._pause_for(held)
+        finally:
+            self._take = None
+
+    def heard(self) -> None:
+        """News came."""
+        self.heard_at = self._loop.time()
+
+    def stop(self) -> None:
+        """Ends `relay` as if the body had ended."""
+        self._complete = True
+        self._wake()
 
     async def read_all(self, timeout_s: float, limit_bytes: int = 4 << 20) -> bytes:
         """The rest of the body, at most `limit_bytes` of it."""
@@ -134,6 +177,39 @@ class Exchange(asyncio.Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _taken(self) -> bytes:
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._buffered = 0
+        return data
+
+    def _pause(self) -> None:
+        if not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _go_on_reading(self) -> None:
+        if self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = False
+            self._transport.resume_reading()
+
+    async def _pause_for(self, held: Awaitable[None]) -> None:
+        """Reads nothing until the receiver has room again; the time that takes is not the sender's."""
+        take, self._take = self._take, None
+        self._pause()
+        await held
+        self._take = take
+        self.heard()
+        self._go_on_reading()
+
+    async def _until_signal(self, timeout_s: float) -> None:
+        while True:
+            try:
+                return await self._wait(self.heard_at + timeout_s)
+            except ReadTimeout:
+                if self._loop.time() >= self.heard_at + timeout_s:
+                    raise
 
     async def _wait(self, due_at: float) -> None:
         """Until something has happened, or the loop's clock says `due_at`."""
@@ -180,10 +256,23 @@ class Exchange(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._failure = f"not an HTTP answer: {error}"
             self.close()
-        if self._buffered > _HIGH_WATER_BYTES and not self._paused and self._transport is not None:
-            self._paused = True
-            self._transport.pause_reading()
+        if self._take is not None and self._held is None and self._raised is None:
+            self._hand_on(self._take)
+            return
+        if self._buffered > _HIGH_WATER_BYTES:
+            self._pause()
         self._wake()
+
+    def _hand_on(self, take: Take) -> None:
+        if self._chunks:
+            try:
+                self._held = take(self._taken())
+            except Exception as error:  # `relay` raises it in the task that waits there
+                self._raised = error
+            if self._held is not None:
+                self._pause()
+        if self._held is not None or self._raised is not None or self._complete or self._failure is not None:
+            self._wake()
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._timer is not None:
