@@ -1,24 +1,44 @@
-"""`python -m bench [model|relay]`."""
+"""`python -m bench [PART …]`: measures, and prints the table."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable
+
+import uvloop
 
 from bench import model, relay
+from bench.processes import allow_many_files
+from bench.table import Options, Row, render
+
+PARTS: dict[str, Callable[[Options], Awaitable[list[Row]]]] = {"relay": relay.measure, "model": model.measure}
 
 
 def main() -> None:
-    """Runs the chosen comparison, or both."""
+    """Runs the parts that were chosen, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("which", nargs="?", choices=("all", "model", "relay"), default="all")
-    parser.add_argument("--rounds", type=int, default=9, help="measured pairs; medians are printed")
-    parser.add_argument("--streams", type=int, default=64, help="concurrent streams of the relay comparison")
-    options = parser.parse_args()
-    if options.which in ("all", "model"):
-        asyncio.run(model.compare(options.rounds))
-    if options.which in ("all", "relay"):
-        asyncio.run(relay.compare(options.rounds, options.streams))
+    parser.add_argument("part", nargs="*", help=f"what to measure: {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds; medians are printed (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="less of everything, for a look while working")
+    chosen = parser.parse_args()
+    if unknown := set(chosen.part) - set(PARTS):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there is: {', '.join(PARTS)}")
+    options = Options(rounds=min(chosen.rounds, 2) if chosen.quick else chosen.rounds, is_quick=chosen.quick)
+    allow_many_files()
+    rows = uvloop.run(_measure(chosen.part or list(PARTS), options))
+    print(render(rows))
 
 
-main()
+async def _measure(parts: list[str], options: Options) -> list[Row]:
+    rows = []
+    for part in parts:
+        begun = time.monotonic()
+        rows += await PARTS[part](options)
+        print(f"bench: {part} took {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,28 +1,27 @@
-"""Tokens per second with the real small model: straight at llama.cpp, and through the gateway, in turn."""
+"""The real small model: straight at llama.cpp, and through the gateway."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import statistics
 import tempfile
-import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import inference
+from bench.load import CHAT, Reply, Target
 from bench.processes import ROOT, gateway, peak_mb
-from gateway.sse import DONE, EventSplitter
-from gateway.wire import Address, open_exchange
+from bench.table import Options, Row
 
 TOKENS = 200
 _PROMPT = "Tell me a long story about a ship."
-Run = Callable[[], Awaitable[tuple[float, float]]]
+_LEAST_RATIO = 0.97
 
 
-async def compare(rounds: int) -> None:
-    """Prints medians of `rounds` pairs, and the peak memory of both processes."""
+async def measure(options: Options) -> list[Row]:
+    """One stream of 200 tokens, temperature 0, once straight from the engine's socket and once through a gateway, in
+    changing order: tokens a second after the first, and the time to the first. The engine is started as the product
+    does."""
     settings = inference.Settings.from_env(os.environ, ROOT)
     found = inference.find_model("smollm2-135m-instruct", inference.load_catalogue(), ROOT)
     plan = inference.make_plan(found, settings, inference.this_machine())
@@ -33,34 +32,27 @@ async def compare(rounds: int) -> None:
         running = asyncio.create_task(supervisor.run())
         try:
             await supervisor.wait_ready()
-            with gateway(Path(data), engine.endpoint, engine.api_key) as (pid, port, key):
-                await _measure(
-                    rounds, _stream(engine.endpoint, engine.api_key), _stream(f"http://127.0.0.1:{port}", key)
-                )
-                print(f"peak memory: gateway {peak_mb(pid):.0f} MB")
+            direct = Target("direct", 0, 0, engine.api_key, unix_path=engine.endpoint.removeprefix("unix:"))
+            with gateway(Path(data), engine.endpoint, engine="llamacpp", upstream_key=engine.api_key) as ours:
+                pairs = await _pairs(direct, ours, options.rounds)
+                peak = peak_mb(ours.pid)
         finally:
             await supervisor.stop()
             await asyncio.wait({running})
+    return _rows(pairs, peak)
 
 
-async def _measure(rounds: int, direct: Run, through: Run) -> None:
-    rows: list[tuple[float, float, float, float]] = []
+async def _pairs(direct: Target, ours: Target, rounds: int) -> list[tuple[Reply, Reply]]:
+    pairs = []
     for number in range(rounds + 1):
-        first, second = (direct, through) if number % 2 else (through, direct)
-        results = {first: await first(), second: await second()}
+        first, second = (direct, ours) if number % 2 else (ours, direct)
+        replies = {id(first): await _stream(first), id(second): await _stream(second)}
         if number:  # the first pair warms up
-            rows.append((*results[direct], *results[through]))
-    rate_ratio = statistics.median(row[2] / row[0] for row in rows)
-    for name, at in (("direct", 0), ("gateway", 2)):
-        rate, first_token = (statistics.median(row[at + n] for row in rows) for n in (0, 1))
-        print(f"{name:8} {rate:6.1f} tokens/s   first token after {1000 * first_token:5.0f} ms")
-    print(f"tokens/s through the gateway / direct: {rate_ratio:.3f} (median of {rounds} pairs, {TOKENS} tokens each)")
+            pairs.append((replies[id(direct)], replies[id(ours)]))
+    return pairs
 
 
-def _stream(url: str, key: str) -> Run:
-    """One streamed answer: tokens per second after the first, and the time to the first, in seconds."""
-    address = Address.parse(url)
-    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+async def _stream(target: Target) -> Reply:
     body = {
         "messages": [{"role": "user", "content": _PROMPT}],
         "max_tokens": TOKENS,
@@ -68,27 +60,28 @@ def _stream(url: str, key: str) -> Run:
         "seed": 1,
         "stream": True,
     }
+    reply = await target.ask(target.raw("POST", CHAT, body))
+    if not reply.is_complete:
+        raise SystemExit(f"bench: {target.name} answered {reply.status}: {reply.body[-500:]!r}")
+    return reply
 
-    async def run() -> tuple[float, float]:
-        begun = time.perf_counter()
-        stamps: list[float] = []
-        splitter = EventSplitter()
-        with await open_exchange(
-            address,
-            "POST",
-            "/v1/chat/completions",
-            headers=headers,
-            body=json.dumps(body).encode(),
-            connect_timeout_s=5,
-        ) as exchange:
-            status = await exchange.read_head(60)
-            if status != 200:
-                raise SystemExit(f"bench: {url} answered {status}: {(await exchange.read_all(5))!r}")
-            while data := await exchange.read(60):
-                events = splitter.feed(data)
-                stamps += [time.perf_counter()] * sum(b'"content":"' in event for event in events)
-                if DONE in events:
-                    break
-        return (len(stamps) - 1) / (stamps[-1] - stamps[0]), stamps[0] - begun
 
-    return run
+def _rows(pairs: list[tuple[Reply, Reply]], peak: float) -> list[Row]:
+    found = statistics.median(_rate(ours) / _rate(direct) for direct, ours in pairs)
+    rates = [statistics.median(_rate(pair[n]) for pair in pairs) for n in (0, 1)]
+    firsts = [1000 * statistics.median(pair[n].ttft_s for pair in pairs) for n in (0, 1)]
+    return [
+        Row(
+            "real model (SmolLM2-135M), one stream: tokens/s through the gateway",
+            f"{found:.3f} × direct ({rates[1]:.1f} against {rates[0]:.1f})",
+            f"≥ {_LEAST_RATIO} × direct",
+            found >= _LEAST_RATIO,
+        ),
+        Row("real model: first token", f"{firsts[1]:.0f} ms, direct {firsts[0]:.0f} ms"),
+        Row("real model: peak resident memory of the gateway", f"{peak:.0f} MB"),
+    ]
+
+
+def _rate(reply: Reply) -> float:
+    """Tokens a second after the first."""
+    return (reply.tokens - 1) / (reply.ended_at - reply.begun_at - reply.ttft_s)

@@ -1,128 +1,159 @@
-"""CPU of the relay per streamed chunk: the gateway beside nginx, both in front of the same paced stand-in."""
+"""CPU per streamed chunk: the gateway beside nginx and LiteLLM's proxy, in front of the same mock."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import multiprocessing
-import shutil
+import dataclasses
 import statistics
-import subprocess
 import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from bench.processes import cpu_s, free_port, gateway
-from gateway.sse import DONE
-from gateway.wire import Address, open_exchange
+from bench import litellm
+from bench.load import RESPONSES, Connections, Target, all_at_once
+from bench.processes import cpu_s, gateway, mock, nginx
+from bench.script import Script
+from bench.table import Options, Row, not_measured
 
-PACE_S = 0.02
-CHUNKS = 200
-_EVENT = (
-    b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":" word"}}],"created":1795374291,"id":'
-    b'"chatcmpl-rdAGzhCiMooIJBUOQPtPhNK7EDfyZZPt","model":"bench","system_fingerprint":"b0","object":'
-    b'"chat.completion.chunk"}\n\n'
+TOKENS = 200
+
+
+@dataclass(frozen=True)
+class Load:
+    """One way to stream: `streams` at once, each `answers` times in a row."""
+
+    name: str
+    what: str
+    script: Script
+    streams: int
+    answers: int
+    chat_limit: float
+    stored_limit: float
+    litellm_limit: float
+
+
+PACED = Load(
+    name="paced",
+    what="CPU per streamed chunk, 256 streams at one token each 20 ms",
+    script=Script(tokens=TOKENS, first_ms=20, pace_ms=20),
+    streams=256,
+    answers=1,
+    chat_limit=1.6,
+    stored_limit=1.8,
+    litellm_limit=12,
 )
-_CLOSING = (
-    b'data: {"choices":[{"finish_reason":"stop","index":0,"delta":{}}],"created":1,"id":"c","model":"bench","object":'
-    b'"chat.completion.chunk"}\n\ndata: [DONE]\n\n'
+BURST = Load(
+    name="burst",
+    what="the same in a burst: 64 streams, tokens written one by one without a pause",
+    script=Script(tokens=TOKENS),
+    streams=64,
+    answers=10,
+    chat_limit=1.2,
+    stored_limit=1.5,
+    litellm_limit=80,
 )
 
 
-async def compare(rounds: int, streams: int) -> None:
-    """Prints the CPU per chunk of each and the ratio; needs nginx on the PATH."""
-    nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if nginx is None:
-        print("relay: nginx is not installed, so there is nothing to compare with (apt-get install nginx-light)")
-        return
-    port = free_port()
-    upstream = multiprocessing.Process(target=_serve_stand_in, args=(port,), daemon=True)
-    upstream.start()
-    await asyncio.sleep(1)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            with gateway(Path(folder), f"http://127.0.0.1:{port}", GATEWAY_SLOTS=str(streams)) as (pid, at, key):
-                proxy, proxy_pid, proxy_port = _start_nginx(nginx, Path(folder), port)
-                try:
-                    await _measure(rounds, streams, (pid, at, key), (proxy_pid, proxy_port, "none"))
-                finally:
-                    proxy.terminate()
-                    proxy.wait()
-    finally:
-        upstream.terminate()
+@dataclass(frozen=True)
+class Pass:
+    """What one target took for one load: CPU seconds per chunk, and how long the load lasted."""
+
+    cost_s: float
+    lasted_s: float
 
 
-async def _measure(rounds: int, streams: int, ours: tuple[int, int, str], nginx: tuple[int, int, str]) -> None:
-    costs: list[tuple[float, float]] = []
-    for number in range(rounds + 1):
-        pair = [await _cost(*one, streams) for one in (ours, nginx)]
-        if number:  # the first pair warms up
-            costs.append((pair[0], pair[1]))
-    mine, theirs = (statistics.median(cost[n] for cost in costs) for n in (0, 1))
-    ratio = statistics.median(cost[0] / cost[1] for cost in costs)
-    print(f"CPU per streamed chunk, {streams} streams, one token each {1000 * PACE_S:.0f} ms:")
-    print(f"gateway {1e6 * mine:.1f} µs   nginx {1e6 * theirs:.1f} µs   ratio {ratio:.2f} (median of {rounds} pairs)")
+@asynccontextmanager
+async def targets(*, with_litellm: bool = False) -> AsyncIterator[dict[str, Target]]:
+    """The mock, and the proxies in front of it, by name: direct, nginx, chat, stored, litellm. Some may lack."""
+    async with AsyncExitStack() as stack:
+        direct = stack.enter_context(mock())
+        found = {"direct": direct}
+        proxy = stack.enter_context(nginx(direct.port))
+        if proxy is not None:
+            found["nginx"] = proxy
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        ours = stack.enter_context(gateway(folder, f"http://127.0.0.1:{direct.port}"))
+        found["chat"] = ours
+        found["stored"] = dataclasses.replace(ours, name="stored", path=RESPONSES)
+        if with_litellm and (rival := stack.enter_context(litellm.proxy(direct.port))) is not None:
+            found["litellm"] = rival
+        yield found
 
 
-async def _cost(pid: int, port: int, key: str, streams: int) -> float:
-    """CPU seconds of the process per chunk that it relayed."""
-    before = cpu_s(pid)
-    received = await asyncio.gather(*(_read_one(port, key) for _ in range(streams)))
-    return (cpu_s(pid) - before) / sum(received)
+async def measure(options: Options) -> list[Row]:
+    """CPU of the proxy's process (all threads) from before the first request to after the last answer, divided by the
+    chunks that came: 200 a answer, its share of the request's own cost with it. Targets take turns in each round;
+    ratios are made within a round, and their median is told. LiteLLM saturates a core, so it gets fewer rounds."""
+    async with targets(with_litellm=True) as found:
+        rows = []
+        for load in (PACED, BURST):
+            if options.is_quick:
+                load = dataclasses.replace(load, answers=min(load.answers, 3))
+            ours = [found[name] for name in ("nginx", "chat", "stored") if name in found]
+            passes = await take_turns(ours, load, options.rounds)
+            rival = found.get("litellm")
+            slow = await take_turns([rival], _lighter(load), 1) if rival else {}
+            rows += _rows(load, passes, slow.get("litellm", []))
+    return rows
 
 
-async def _read_one(port: int, key: str) -> int:
-    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
-    body = json.dumps({"messages": [{"role": "user", "content": "go"}], "stream": True}).encode()
-    chunks = 0
-    with await open_exchange(
-        Address("127.0.0.1", port), "POST", "/v1/chat/completions", headers=headers, body=body, connect_timeout_s=5
-    ) as exchange:
-        if await exchange.read_head(30) != 200:
-            raise SystemExit(f"bench: {await exchange.read_all(5)!r}")
-        while data := await exchange.read(30):
-            chunks += data.count(b'"content":"')
-            if DONE in data:
-                break
-    return chunks
+async def take_turns(targets: Sequence[Target], load: Load, rounds: int) -> dict[str, list[Pass]]:
+    """Passes of each target by name: one after the other in each round, after a short warming up of all."""
+    names = {id(target): "chat" if target.name == "gateway" else target.name for target in targets}
+    passes: dict[str, list[Pass]] = {name: [] for name in names.values()}
+    for target in targets:
+        await one_pass(target, dataclasses.replace(load, script=dataclasses.replace(load.script, tokens=20), answers=1))
+    for number in range(rounds):
+        for target in targets if number % 2 else reversed(targets):
+            passes[names[id(target)]].append(await one_pass(target, load))
+    return passes
 
 
-def _serve_stand_in(port: int) -> None:
-    asyncio.run(_stand_in(port))
+async def one_pass(target: Target, load: Load) -> Pass:
+    """Runs the load once; ends the bench when an answer was not what the script said."""
+    request = target.request(load.script)
+    async with Connections(target, load.streams) as connections:
+        before, begun_at = cpu_s(target.pid), time.monotonic()
+        chunks = 0
+        for _ in range(load.answers):
+            for reply in await all_at_once(connections, request):
+                if reply.tokens != load.script.tokens or not reply.is_whole:
+                    raise SystemExit(f"bench: {target.name} gave {reply.tokens} tokens: {reply.body[-500:]!r}")
+                chunks += reply.tokens
+        return Pass((cpu_s(target.pid) - before) / chunks, time.monotonic() - begun_at)
 
 
-async def _stand_in(port: int) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = next(
-            (int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0
-        )
-        await reader.readexactly(length)
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
-        loop = asyncio.get_running_loop()
-        due = loop.time()
-        for _ in range(CHUNKS):
-            due += PACE_S
-            await asyncio.sleep(max(0.0, due - loop.time()))
-            writer.write(b"%x\r\n%b\r\n" % (len(_EVENT), _EVENT))
-        writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(_CLOSING), _CLOSING))
-        await writer.drain()
-        writer.close()
-
-    async with await asyncio.start_server(answer, "127.0.0.1", port, backlog=2048) as server:
-        await server.serve_forever()
+def ratio(ours: Sequence[Pass], theirs: Sequence[Pass]) -> float:
+    """The median of the ratios of the rounds."""
+    return statistics.median(mine.cost_s / other.cost_s for mine, other in zip(ours, theirs, strict=True))
 
 
-def _start_nginx(nginx: str, folder: Path, upstream_port: int) -> tuple[subprocess.Popen[bytes], int, int]:
-    """One worker without a log, unbuffered; gives the process, the worker's pid and the port."""
-    port = free_port()
-    config = folder / "nginx.conf"
-    config.write_text(
-        f"""daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/error.log;
-events {{ worker_connections 4096; }}
-http {{ access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-  server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://127.0.0.1:{upstream_port};
-    proxy_http_version 1.1; proxy_buffering off; }} }} }}"""
-    )
-    process = subprocess.Popen([nginx, "-c", str(config), "-e", str(folder / "error.log")])
-    return process, process.pid, port
+def _lighter(load: Load) -> Load:
+    return dataclasses.replace(load, answers=1)
+
+
+def _rows(load: Load, passes: dict[str, list[Pass]], litellm_passes: list[Pass]) -> list[Row]:
+    rows = []
+    for name, limit in (("chat", load.chat_limit), ("stored", load.stored_limit)):
+        what, target = f"{load.what}: {name}", f"≤ {limit} × nginx"
+        if "nginx" not in passes:
+            rows.append(not_measured(what, "nginx is not installed (apt-get install nginx-light)", target))
+            continue
+        found = ratio(passes[name], passes["nginx"])
+        told = f"{found:.2f} × nginx ({_us(passes[name])} against {_us(passes['nginx'])})"
+        rows.append(Row(what, told, target, found <= limit))
+    what, target = f"{load.what}: chat beside LiteLLM", f"≤ 1/{load.litellm_limit} of LiteLLM's"
+    if litellm_passes:
+        theirs = statistics.median(one.cost_s for one in litellm_passes)
+        times = theirs / statistics.median(one.cost_s for one in passes["chat"])
+        told = f"1/{times:.0f} of LiteLLM's ({_us(litellm_passes)})"
+        rows.append(Row(what, told, target, times >= load.litellm_limit))
+    else:
+        rows.append(not_measured(what, "LiteLLM could not be installed", target))
+    return rows
+
+
+def _us(passes: Sequence[Pass]) -> str:
+    return f"{1e6 * statistics.median(one.cost_s for one in passes):.1f} µs"
