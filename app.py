@@ -272,6 +272,7 @@ def _build(
         raise CannotStart(str(error)) from None
     app.mount("/", web)
     server = gateway.server.Server(app, host=host, port=port, drain_s=gateway_settings.timeouts.drain_s)
+    gateway.server.calm_collector()
     return server, web.router.lifespan_context(web)
 
 

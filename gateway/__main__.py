@@ -13,7 +13,7 @@ from gateway.auth import SCOPES, ApiKey, Keys
 from gateway.database import Database, DatabaseError
 from gateway.errors import GatewayError
 from gateway.main import create_app
-from gateway.server import Server
+from gateway.server import Server, calm_collector
 from gateway.settings import Settings, SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,6 +68,7 @@ def _serve(options: argparse.Namespace) -> int:
     telemetry.configure(options.log_level)
     app = create_app(settings)
     server = Server(app, host=settings.host, port=settings.port, drain_s=settings.timeouts.drain_s)
+    calm_collector()
     try:
         server.run()
     except SystemExit:  # uvicorn's way to say that it cannot listen

@@ -16,13 +16,13 @@ _bearer = HTTPBearer(auto_error=False, description="An API key, `sk-…`")
 _END_USER = re.compile(r"[A-Za-z0-9._@:+-]{1,128}")
 
 
-def get_parts(request: Request) -> Parts:
+async def get_parts(request: Request) -> Parts:
     """The parts of the app that answers `request`."""
     parts: Parts = request.app.state.parts
     return parts
 
 
-def get_keys(request: Request) -> Keys:
+async def get_keys(request: Request) -> Keys:
     """The app's API keys."""
     keys: Keys = request.app.state.keys
     return keys
