@@ -52,6 +52,9 @@ class ApiKey:
     created_at: int
     expires_at: int | None
     revoked_at: int | None
+    tpm: int | None = None
+    tpd: int | None = None
+    streams: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,12 @@ class Caller:
 
     Attributes:
         owner: whose history this is, and whose limits; distinct for every key and end user.
+        address: the client address that such a key told, an IPv4 address or an IPv6 network of 64 bits.
     """
 
     key: ApiKey
     end_user: str | None = None
+    address: str | None = None
 
     @property
     def owner(self) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from gateway.auth import Caller, Keys
 from gateway.errors import Forbidden, InvalidRequest, NotAuthenticated
+from gateway.limits import Reservation
 from gateway.turn import Parts
 
 _bearer = HTTPBearer(auto_error=False, description="An API key, `sk-…`")
@@ -33,7 +37,7 @@ async def get_caller(
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     keys: Annotated[Keys, Depends(get_keys)],
 ) -> Caller:
-    """Who is asking, from the bearer token and, for keys that may, the header `X-End-User`.
+    """Who is asking, from the bearer token and, for keys that may, `X-End-User` and `X-End-User-Address`.
 
     Raises:
         NotAuthenticated, Forbidden, InvalidRequest
@@ -44,13 +48,45 @@ async def get_caller(
     if "chat" not in key.scopes:
         raise Forbidden("This API key lacks the scope 'chat'.")
     end_user = request.headers.get("x-end-user")
-    if end_user is None:
+    address = request.headers.get("x-end-user-address")
+    if end_user is None and address is None:
         return Caller(key)
     if "on_behalf_of" not in key.scopes:
-        raise Forbidden("This API key may not act for others: it lacks the scope 'on_behalf_of' for 'X-End-User'.")
-    if not _END_USER.fullmatch(end_user):
+        name = "X-End-User" if end_user is not None else "X-End-User-Address"
+        raise Forbidden(f"This API key may not act for others: it lacks the scope 'on_behalf_of' for '{name}'.")
+    if end_user is not None and not _END_USER.fullmatch(end_user):
         raise InvalidRequest("X-End-User takes 1 to 128 letters, digits and . _ @ : + -", param="X-End-User")
-    return Caller(key, end_user)
+    return Caller(key, end_user, None if address is None else _network(address))
+
+
+def _network(text: str) -> str:
+    """What limits count: an IPv4 address, or the 64 bits of IPv6 that one customer gets. Raises InvalidRequest."""
+    try:
+        address = ipaddress.ip_address(text.strip())
+    except ValueError:
+        raise InvalidRequest(
+            "X-End-User-Address takes one IPv4 or IPv6 address, such as 203.0.113.7.", param="X-End-User-Address"
+        ) from None
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
+
+
+class Settling(Response):
+    """Runs another answer, and ends its reservation when that is over, however it ends."""
+
+    def __init__(self, answer: Response, reservation: Reservation) -> None:
+        self.background = None
+        self._answer = answer
+        self._reservation = reservation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._answer(scope, receive, send)
+        finally:
+            await self._reservation.settle(None)
 
 
 CallerDep = Annotated[Caller, Depends(get_caller)]

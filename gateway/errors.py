@@ -16,6 +16,7 @@
 | GatewayError      | 500  | internal_error                              | no                             |
 | UpstreamFailed    | 502  | upstream_failed                             | perhaps                        |
 | HistoryUnavailable| 503  | history_unavailable                         | after Retry-After              |
+| LimitsUnavailable | 503  | limits_unavailable                          | after Retry-After              |
 | Overloaded        | 503  | overloaded                                  | after Retry-After              |
 | UpstreamNotReady  | 503  | upstream_not_ready                          | after Retry-After              |
 | ShuttingDown      | 503  | shutting_down                               | after Retry-After              |
@@ -129,6 +130,10 @@ class UpstreamFailed(GatewayError):
 
 class HistoryUnavailable(GatewayError):
     status, default_code = 503, "history_unavailable"
+
+
+class LimitsUnavailable(GatewayError):
+    status, default_code = 503, "limits_unavailable"
 
 
 class Overloaded(GatewayError):

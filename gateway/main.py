@@ -21,7 +21,7 @@ from gateway.auth import Keys
 from gateway.database import Database, hold_folder
 from gateway.errors import GatewayError, InvalidRequest, MethodNotAllowed, NotFound
 from gateway.front import Front
-from gateway.limits import RequestLimits
+from gateway.limits import MemoryLimits
 from gateway.open_turns import OpenTurns
 from gateway.routes import completions, conversations, ops, responses
 from gateway.settings import Settings
@@ -79,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
         settings=settings,
         upstream=Upstream(settings.upstream, model=settings.model, timeouts=settings.timeouts),
         store=store,
-        limits=RequestLimits(),
+        limits=MemoryLimits(),
         admission=Admission(slots=settings.slots, max_waiting=settings.max_waiting, max_wait_s=settings.max_wait_s),
         open_turns=open_turns,
     )

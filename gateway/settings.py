@@ -61,7 +61,15 @@ class Settings:
     max_wait_s: float = 30.0
     max_body_bytes: int = 1_048_576
     key_rpm: int = 600
+    key_tpm: int | None = None
+    key_tpd: int | None = None
+    key_streams: int | None = None
     user_rpm: int = 30
+    user_tpm: int | None = None
+    user_tpd: int | None = None
+    user_streams: int | None = 4
+    all_users_rpm: int = 1200
+    address_rpm: int = 120
     model_title: str | None = None
     model_note: Mapping[str, str] | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -93,7 +101,15 @@ class Settings:
             max_wait_s=_number(environ, "GATEWAY_MAX_WAIT_S", 30.0, 0.0, 3600.0),
             max_body_bytes=_number(environ, "GATEWAY_MAX_BODY_BYTES", 1_048_576, 1024, 1 << 30),
             key_rpm=_number(environ, "GATEWAY_KEY_RPM", 600, 1, 1_000_000),
+            key_tpm=_limit(environ, "GATEWAY_KEY_TPM"),
+            key_tpd=_limit(environ, "GATEWAY_KEY_TPD"),
+            key_streams=_limit(environ, "GATEWAY_KEY_STREAMS"),
             user_rpm=_number(environ, "GATEWAY_USER_RPM", 30, 1, 1_000_000),
+            user_tpm=_limit(environ, "GATEWAY_USER_TPM"),
+            user_tpd=_limit(environ, "GATEWAY_USER_TPD"),
+            user_streams=_number(environ, "GATEWAY_USER_STREAMS", 4, 1, 1_000_000),
+            all_users_rpm=_number(environ, "GATEWAY_ALL_USERS_RPM", 1200, 1, 1_000_000),
+            address_rpm=_number(environ, "GATEWAY_ADDRESS_RPM", 120, 1, 1_000_000),
             model_title=environ.get("GATEWAY_MODEL_TITLE") or None,
             timeouts=Timeouts(
                 connect_s=_number(environ, "GATEWAY_CONNECT_TIMEOUT_S", 5.0, 0.1, 3600.0),
@@ -117,6 +133,11 @@ def _number(environ: Mapping[str, str], name: str, default: Number, low: Number,
     if not low <= value <= high:
         raise SettingsError(f"{name}={text} is outside {low} to {high}.")
     return value
+
+
+def _limit(environ: Mapping[str, str], name: str) -> int | None:
+    """A limit that is absent by default."""
+    return _number(environ, name, 1, 1, 1_000_000_000) if environ.get(name) else None
 
 
 def _pairs(environ: Mapping[str, str], name: str) -> list[tuple[str, str]]:

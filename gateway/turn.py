@@ -20,7 +20,7 @@ from gateway.auth import Caller
 from gateway.chat_object import engine_role, sampling_of
 from gateway.dialects import Chunk, Prompt, PromptMessage, Usage
 from gateway.errors import GatewayError, NotFound, UpstreamFailed, UpstreamTimeout
-from gateway.limits import Budget, RequestLimits
+from gateway.limits import Limits, Reservation, allowances_of
 from gateway.open_turns import OpenTurns
 from gateway.prompt import Fitted, Message, fit, require_plausible
 from gateway.response_object import new_body, output_part, usage_object
@@ -41,15 +41,14 @@ class Parts:
     settings: Settings
     upstream: Upstream
     store: Store
-    limits: RequestLimits
+    limits: Limits
     admission: Admission
     open_turns: OpenTurns
 
-    def charge(self, caller: Caller) -> Budget:
-        """Charges one request. Raises RateLimited, ShuttingDown."""
+    async def charge(self, caller: Caller) -> Reservation:
+        """Charges one request, until it is settled. Raises RateLimited, LimitsUnavailable, ShuttingDown."""
         self.open_turns.require_open()
-        default = self.settings.user_rpm if caller.end_user else self.settings.key_rpm
-        return self.limits.take(caller.owner, caller.key.rpm or default)
+        return await self.limits.reserve(allowances_of(caller, self.settings))
 
     def require_model(self, name: str | None) -> None:
         """Raises NotFound for a model that is not the one served; some clients name none, or the URL."""

@@ -157,7 +157,7 @@ def run_gateway(
         model=MODEL,
         upstream=UpstreamAddress(engine, url, "engine-key"),
         timeouts=timeouts or Timeouts(drain_s=0.5),
-        **({"key_rpm": 100_000, "user_rpm": 100_000} | fields),
+        **({"key_rpm": 100_000, "user_rpm": 100_000, "all_users_rpm": 100_000, "user_streams": 1000} | fields),
     )
     app = create_app(settings)
     server = _ThreadServer(app, host="127.0.0.1", port=0, drain_s=settings.timeouts.drain_s)

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from gateway.chat_object import CollectedCompletion, chat_prompt
-from gateway.deps import CallerDep, PartsDep
+from gateway.deps import CallerDep, PartsDep, Settling
 from gateway.relay import ChatCompletion, ChatStream
 from gateway.schemas import ChatRequest
 from gateway.turn import ChatTurn, Parts
@@ -20,10 +20,12 @@ router = APIRouter(prefix="/v1", tags=["chat"])
 async def create_chat_completion(body: ChatRequest, caller: CallerDep, parts: PartsDep) -> Response:
     """An answer to a list of messages; with `stream` as server-sent events."""
     parts.require_model(body.model)
-    headers = parts.charge(caller).headers()
     prompt = chat_prompt(body, parts.settings.context_tokens)
     turn = ChatTurn(parts, caller, prompt, wants_usage=body.wants_usage)
-    return ChatStream(turn, headers) if body.stream else ChatCompletion(turn, headers, CollectedCompletion())
+    reservation = await parts.charge(caller)
+    headers = reservation.headers()
+    answer = ChatStream(turn, headers) if body.stream else ChatCompletion(turn, headers, CollectedCompletion())
+    return Settling(answer, reservation)
 
 
 @router.get("/models")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from gateway.deps import CallerDep, PartsDep
+from gateway.deps import CallerDep, PartsDep, Settling
 from gateway.errors import InvalidRequest
 from gateway.relay import ResponseObject, ResponseStream
 from gateway.response_object import response_object
@@ -21,9 +21,10 @@ router = APIRouter(prefix="/v1/responses", tags=["responses"])
 async def create_response(body: ResponseRequest, caller: CallerDep, parts: PartsDep) -> Response:
     """One turn: a message and its answer, stored in a conversation or a chain of responses."""
     parts.require_model(body.model)
-    headers = parts.charge(caller).headers()
+    reservation = await parts.charge(caller)
     turn = ResponseTurn(parts, caller, body)
-    return ResponseStream(turn, headers) if body.stream else ResponseObject(turn, headers)
+    headers = reservation.headers()
+    return Settling(ResponseStream(turn, headers) if body.stream else ResponseObject(turn, headers), reservation)
 
 
 @router.get("/{response_id}")

@@ -235,3 +235,43 @@ def test_a_bug_in_mid_stream_is_an_event_and_closes_the_turn(fake: FakeInference
         assert [item["status"] for item in items] == ["completed", "incomplete"]
         eventually(gateway.is_idle)
         assert client.post("/v1/responses", json=ask | {"stream": False}).json()["status"] == "completed"
+
+
+def test_all_users_of_a_key_together_and_addresses(fake: FakeInference, tmp_path: Path) -> None:
+    with run_gateway(tmp_path, fake, all_users_rpm=5, address_rpm=2) as gateway:
+        with gateway.client(gateway.webui_key) as client:
+
+            def ask(user: str, address: str) -> httpx2.Response:
+                headers = {"x-end-user": user, "x-end-user-address": address}
+                return client.post("/v1/chat/completions", json=HI, headers=headers)
+
+            assert ask("ann", "2001:db8:1:2::1").headers["x-ratelimit-limit-requests"] == "2"
+            assert ask("bob", "2001:db8:1:2:ffff::1").is_success
+            over = ask("eve", "2001:db8:1:2::2")
+            assert error_of(over) == (429, "rate_limit_exceeded")
+            assert "one address" in over.json()["error"]["message"]
+            assert ask("eve", "2001:db8:1:3::2").is_success
+            assert ask("eve", "203.0.113.7").is_success
+            assert ask("eve", "::ffff:203.0.113.7").is_success
+            assert "all users of this key together" in ask("dan", "203.0.113.8").json()["error"]["message"]
+            for address in ("", "localhost", "203.0.113.7:80", "1.2.3", "1.2.3.4, 5.6.7.8"):
+                assert error_of(ask("dan", address)) == (400, "invalid_request"), address
+        with gateway.client() as client:
+            answer = client.get("/v1/models", headers={"x-end-user-address": "203.0.113.7"})
+            assert error_of(answer) == (403, "insufficient_scope")
+
+
+def test_answers_at_once(fake: FakeInference, tmp_path: Path) -> None:
+    with run_gateway(tmp_path, fake, user_streams=2) as gateway, gateway.client(gateway.webui_key) as client:
+        fake.scenario = Scenario("silent_first_token")
+        ann = {"x-end-user": "ann"}
+        with ThreadPoolExecutor(2) as pool:
+            running = [pool.submit(client.post, "/v1/chat/completions", json=HI, headers=ann) for _ in range(2)]
+            eventually(lambda: gateway.parts.admission.free == gateway.parts.settings.slots - 2)
+            over = client.post("/v1/responses", json={"input": "x"}, headers=ann)
+            assert error_of(over) == (429, "rate_limit_exceeded")
+            assert "2 answers at once of one person" in over.json()["error"]["message"]
+            fake.scenario = Scenario()
+            fake.release()
+            assert all(answer.result().is_success for answer in running)
+        assert client.post("/v1/responses", json={"input": "x"}, headers=ann).is_success
