@@ -21,8 +21,8 @@ router = APIRouter(prefix="/v1/responses", tags=["responses"])
 async def create_response(body: ResponseRequest, caller: CallerDep, parts: PartsDep) -> Response:
     """One turn: a message and its answer, stored in a conversation or a chain of responses."""
     parts.require_model(body.model)
-    reservation = await parts.charge(caller)
     turn = ResponseTurn(parts, caller, body)
+    reservation = await parts.charge(caller)
     headers = reservation.headers()
     return Settling(ResponseStream(turn, headers) if body.stream else ResponseObject(turn, headers), reservation)
 
