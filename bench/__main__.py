@@ -9,22 +9,23 @@ from collections.abc import Awaitable, Callable
 
 import uvloop
 
-from bench import model, relay
+from bench import model, profile, relay
 from bench.processes import allow_many_files
 from bench.table import Options, Row, render
 
 PARTS: dict[str, Callable[[Options], Awaitable[list[Row]]]] = {"relay": relay.measure, "model": model.measure}
+ON_DEMAND: dict[str, Callable[[Options], Awaitable[list[Row]]]] = {"profile": profile.measure}
 
 
 def main() -> None:
     """Runs the parts that were chosen, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("part", nargs="*", help=f"what to measure: {', '.join(PARTS)} (default: all)")
+    parser.add_argument("part", nargs="*", help=f"{', '.join(PARTS)} (default: all of these); {', '.join(ON_DEMAND)}")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds; medians are printed (default: 5)")
     parser.add_argument("--quick", action="store_true", help="less of everything, for a look while working")
     chosen = parser.parse_args()
-    if unknown := set(chosen.part) - set(PARTS):
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there is: {', '.join(PARTS)}")
+    if unknown := set(chosen.part) - set(PARTS | ON_DEMAND):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there is: {', '.join(PARTS | ON_DEMAND)}")
     options = Options(rounds=min(chosen.rounds, 2) if chosen.quick else chosen.rounds, is_quick=chosen.quick)
     allow_many_files()
     rows = uvloop.run(_measure(chosen.part or list(PARTS), options))
@@ -35,7 +36,7 @@ async def _measure(parts: list[str], options: Options) -> list[Row]:
     rows = []
     for part in parts:
         begun = time.monotonic()
-        rows += await PARTS[part](options)
+        rows += await (PARTS | ON_DEMAND)[part](options)
         print(f"bench: {part} took {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     return rows
 

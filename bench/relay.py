@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from bench import litellm
-from bench.load import RESPONSES, Connections, Target, all_at_once
-from bench.processes import cpu_s, gateway, mock, nginx
+from bench.load import Connections, Target, all_at_once
+from bench.processes import cpu_s
 from bench.script import Script
 from bench.table import Options, Row, not_measured
+from bench.targets import targets
 
 TOKENS = 200
 
@@ -64,29 +61,11 @@ class Pass:
     lasted_s: float
 
 
-@asynccontextmanager
-async def targets(*, with_litellm: bool = False) -> AsyncIterator[dict[str, Target]]:
-    """The mock, and the proxies in front of it, by name: direct, nginx, chat, stored, litellm. Some may lack."""
-    async with AsyncExitStack() as stack:
-        direct = stack.enter_context(mock())
-        found = {"direct": direct}
-        proxy = stack.enter_context(nginx(direct.port))
-        if proxy is not None:
-            found["nginx"] = proxy
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        ours = stack.enter_context(gateway(folder, f"http://127.0.0.1:{direct.port}"))
-        found["chat"] = ours
-        found["stored"] = dataclasses.replace(ours, name="stored", path=RESPONSES)
-        if with_litellm and (rival := stack.enter_context(litellm.proxy(direct.port))) is not None:
-            found["litellm"] = rival
-        yield found
-
-
 async def measure(options: Options) -> list[Row]:
     """CPU of the proxy's process (all threads) from before the first request to after the last answer, divided by the
     chunks that came: 200 a answer, its share of the request's own cost with it. Targets take turns in each round;
     ratios are made within a round, and their median is told. LiteLLM saturates a core, so it gets fewer rounds."""
-    async with targets(with_litellm=True) as found:
+    with targets(with_litellm=True) as found:
         rows = []
         for load in (PACED, BURST):
             if options.is_quick:
@@ -101,13 +80,12 @@ async def measure(options: Options) -> list[Row]:
 
 async def take_turns(targets: Sequence[Target], load: Load, rounds: int) -> dict[str, list[Pass]]:
     """Passes of each target by name: one after the other in each round, after a short warming up of all."""
-    names = {id(target): "chat" if target.name == "gateway" else target.name for target in targets}
-    passes: dict[str, list[Pass]] = {name: [] for name in names.values()}
+    passes: dict[str, list[Pass]] = {target.name: [] for target in targets}
     for target in targets:
         await one_pass(target, dataclasses.replace(load, script=dataclasses.replace(load.script, tokens=20), answers=1))
     for number in range(rounds):
         for target in targets if number % 2 else reversed(targets):
-            passes[names[id(target)]].append(await one_pass(target, load))
+            passes[target.name].append(await one_pass(target, load))
     return passes
 
 

@@ -17,6 +17,7 @@ import pytest
 from bench.load import RESPONSES, Connections, Reply, Target, unframed
 from bench.mock import serve
 from bench.processes import cpu_s
+from bench.profile import rendered
 from bench.relay import Pass, ratio
 from bench.script import Script
 from bench.table import Row, not_measured, render
@@ -243,3 +244,12 @@ def test_the_table_tells_what_was_reached() -> None:
         "| b | 3 | ≤ 2 | **no** |",
         "| c | not measured: no nginx | ≤ 2 |  |",
     ]
+
+
+def test_a_profile_counts_the_samples_of_the_main_thread() -> None:
+    samples = ["main;_serve (a.py:1);send (b.py:2) 3", "main;_serve (a.py:1) 1", "thread;wait (c.py:9) 50"]
+    text = rendered(samples)
+    assert text.startswith("4 samples")
+    assert "75.0 %  send (b.py:2)" in text
+    assert "100.0 %  _serve (a.py:1)" in text
+    assert "wait" not in text
