@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
+import re
 import sys
 import time
 from pathlib import Path
 
 from gateway import telemetry
-from gateway.auth import SCOPES, ApiKey, Keys
+from gateway.auth import LIMITS, SCOPES, ApiKey, Keys
 from gateway.database import Database, DatabaseError
 from gateway.errors import GatewayError
 from gateway.main import create_app
@@ -20,7 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 _EXAMPLES = """\
 examples:
   GATEWAY_UPSTREAMS=llamacpp=http://127.0.0.1:8080 python -m gateway serve
-  python -m gateway keys create --name laptop --rpm 60
+  python -m gateway keys create --name laptop --rpm 60 --tpd 1000000 --expires 30d
+  python -m gateway keys rotate key_0123456789abcdef0123456789abcdef --grace 24h
   python -m gateway keys revoke key_0123456789abcdef0123456789abcdef
 """
 
@@ -49,18 +52,55 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
     migrate = commands.add_parser("migrate", help="bring the database to this version's form, then end")
     migrate.set_defaults(run=_migrate)
-    keys = commands.add_parser("keys", help="make, list and revoke API keys").add_subparsers(required=True)
+    _add_key_commands(commands.add_parser("keys", help="make, list, rotate and revoke API keys"))
+    return parser
+
+
+def _add_key_commands(parser: argparse.ArgumentParser) -> None:
+    keys = parser.add_subparsers(required=True, metavar="COMMAND")
     create = keys.add_parser("create", help="make a key; it is printed as the last line, this once")
     create.add_argument("--name", required=True)
-    create.add_argument("--rpm", type=int, help="requests a minute (default: GATEWAY_KEY_RPM)")
-    create.add_argument("--scope", action="append", choices=SCOPES, help="may be given more than once (default: chat)")
+    create.add_argument(
+        "--scopes", type=_scopes_of, action="extend", help=f"one or more of {','.join(SCOPES)} (default: chat)"
+    )
+    for name, what in LIMITS.items():
+        create.add_argument(f"--{name}", type=int, help=f"{what} (default: GATEWAY_KEY_{name.upper()})")
+    create.add_argument("--expires", type=_moment, help="30d, 12h, or a date such as 2030-12-31, its last day (UTC)")
     create.set_defaults(run=_create_key)
     listing = keys.add_parser("list", help="show all keys; never their secrets")
     listing.set_defaults(run=_list_keys)
+    rotate = keys.add_parser("rotate", help="give a key a new secret, printed as the last line; id and limits stay")
+    rotate.add_argument("id", help="the id that `keys list` shows, key_…")
+    rotate.add_argument(
+        "--grace", type=_seconds, default=0, help="how long the old one works on: 24h, 30m (default: 0)"
+    )
+    rotate.set_defaults(run=_rotate_key)
     revoke = keys.add_parser("revoke", help="end a key for good")
     revoke.add_argument("id", help="the id that `keys list` shows, key_…")
     revoke.set_defaults(run=_revoke_key)
-    return parser
+
+
+def _scopes_of(text: str) -> list[str]:
+    scopes = text.split(",")
+    if unknown := [scope for scope in scopes if scope not in SCOPES]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no scope; there are {', '.join(SCOPES)}")
+    return scopes
+
+
+def _seconds(text: str) -> int:
+    found = re.fullmatch(r"(\d{1,6})([smhdw])", text)
+    if not found and text != "0":
+        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 30d, 24h, 15m or 0")
+    return int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[found[2]] if found else 0
+
+
+def _moment(text: str) -> int:
+    try:
+        day = datetime.date.fromisoformat(text)
+    except ValueError:
+        return int(time.time()) + _seconds(text)
+    midnight = datetime.datetime.combine(day, datetime.time(), datetime.UTC)
+    return int(midnight.timestamp()) + 86400
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -89,7 +129,10 @@ def _migrate(_: argparse.Namespace) -> int:
 
 def _create_key(options: argparse.Namespace) -> int:
     database = _database()
-    key, secret = Keys(database).create(options.name, scopes=frozenset(options.scope or ["chat"]), rpm=options.rpm)
+    limits = {name: getattr(options, name) for name in LIMITS}
+    key, secret = Keys(database).create(
+        options.name, scopes=frozenset(options.scopes or ["chat"]), expires_at=options.expires, **limits
+    )
     database.close()
     print(f"{key.id} ({key.name}); keep the key, it is shown only now:")
     print(secret)
@@ -99,8 +142,20 @@ def _create_key(options: argparse.Namespace) -> int:
 def _list_keys(_: argparse.Namespace) -> int:
     database = _database()
     for key in Keys(database).list():
-        print(f"{key.id}  {key.prefix}…  {_state(key):8}  rpm {key.rpm or 'default':>7}  {_scopes(key)}  {key.name}")
+        print(
+            f"{key.id}  {key.prefix}…  {_state(key):19}  {_limits(key):24}  {','.join(sorted(key.scopes))}  {key.name}"
+        )
     database.close()
+    return 0
+
+
+def _rotate_key(options: argparse.Namespace) -> int:
+    database = _database()
+    key, secret = Keys(database).rotate(options.id, grace_s=options.grace)
+    database.close()
+    until = f"works until {_date(int(time.time()) + options.grace)}" if options.grace else "has ended"
+    print(f"{key.id} ({key.name}) has a new key, shown only now; the old one {until}:")
+    print(secret)
     return 0
 
 
@@ -110,7 +165,7 @@ def _revoke_key(options: argparse.Namespace) -> int:
     database.close()
     if not was_working:
         return _fail(f"There is no working key {options.id}; `python -m gateway keys list` shows all.", 1)
-    print(f"{options.id} is revoked; a running gateway refuses it within a second.")
+    print(f"{options.id} is revoked; a running gateway refuses it from now on.")
     return 0
 
 
@@ -122,11 +177,18 @@ def _database() -> Database:
 def _state(key: ApiKey) -> str:
     if key.revoked_at is not None:
         return "revoked"
-    return "expired" if key.expires_at is not None and key.expires_at <= time.time() else "works"
+    if key.expires_at is None:
+        return "works"
+    return "expired" if key.has_expired else f"to {_date(key.expires_at)}"
 
 
-def _scopes(key: ApiKey) -> str:
-    return ",".join(sorted(key.scopes))
+def _limits(key: ApiKey) -> str:
+    own = [f"{name} {value}" for name in LIMITS if (value := getattr(key, name)) is not None]
+    return " ".join(own) or "default limits"
+
+
+def _date(at: int) -> str:
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def _fail(message: str, code: int) -> int:

@@ -11,7 +11,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.auth import Caller, Keys
+from gateway.auth import ApiKey, Caller, Keys
 from gateway.errors import Forbidden, InvalidRequest, NotAuthenticated
 from gateway.limits import Reservation
 from gateway.turn import Parts
@@ -32,19 +32,34 @@ async def get_keys(request: Request) -> Keys:
     return keys
 
 
-async def get_caller(
-    request: Request,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-    keys: Annotated[Keys, Depends(get_keys)],
-) -> Caller:
+KeysDep = Annotated[Keys, Depends(get_keys)]
+
+
+async def get_key(
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)], keys: KeysDep
+) -> ApiKey:
+    """The key of the bearer token. Raises NotAuthenticated."""
+    if credentials is None:
+        raise NotAuthenticated("No API key was sent. Send one in the header 'Authorization: Bearer sk-…'.")
+    return await keys.find(credentials.credentials)
+
+
+KeyDep = Annotated[ApiKey, Depends(get_key)]
+
+
+async def get_admin(key: KeyDep) -> ApiKey:
+    """The key, when it may administer. Raises NotAuthenticated, Forbidden."""
+    if "admin" not in key.scopes:
+        raise Forbidden("This API key lacks the scope 'admin'.")
+    return key
+
+
+async def get_caller(request: Request, key: KeyDep) -> Caller:
     """Who is asking, from the bearer token and, for keys that may, `X-End-User` and `X-End-User-Address`.
 
     Raises:
         NotAuthenticated, Forbidden, InvalidRequest
     """
-    if credentials is None:
-        raise NotAuthenticated("No API key was sent. Send one in the header 'Authorization: Bearer sk-…'.")
-    key = await keys.find(credentials.credentials)
     if "chat" not in key.scopes:
         raise Forbidden("This API key lacks the scope 'chat'.")
     end_user = request.headers.get("x-end-user")

@@ -291,3 +291,43 @@ class ForkRequest(Wire):
     """`POST /v1/conversations/{id}/fork` (ours): `after` names the last item to copy; null copies none."""
 
     after: Identifier | None
+
+
+KeyName = Annotated[Text, StringConstraints(min_length=1, max_length=200)]
+KeyLimit = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Seconds = Annotated[int, Field(ge=1, le=2**31 - 1, description="Unix seconds")]
+
+
+class KeyLimits(Wire):
+    """What a key may have of its own: requests and tokens a minute, tokens a day, answers at once; and its end."""
+
+    rpm: KeyLimit | None = None
+    tpm: KeyLimit | None = None
+    tpd: KeyLimit | None = None
+    streams: KeyLimit | None = None
+    expires_at: Seconds | None = None
+
+
+class KeyCreate(KeyLimits):
+    """`POST /v1/keys` (ours)."""
+
+    name: KeyName
+    scopes: Annotated[list[Literal["chat", "admin", "on_behalf_of"]], Field(min_length=1, max_length=3)] = ["chat"]
+
+
+class KeyChange(KeyLimits):
+    """`POST /v1/keys/{id}` (ours): what is absent stays; null takes a limit or the end away."""
+
+    name: KeyName = ""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> KeyChange:
+        if not self.model_fields_set:
+            raise PydanticCustomError("nothing", "Say what to change: name, rpm, tpm, tpd, streams or expires_at.", {})
+        return self
+
+
+class KeyRotate(Wire):
+    """`POST /v1/keys/{id}/rotate` (ours): how long the old secret works on, at most 30 days."""
+
+    grace_s: Annotated[int, Field(ge=0, le=30 * 86400)] = 0

@@ -64,16 +64,15 @@ def test_scopes(gateway: RunningGateway) -> None:
             assert error_of(answer) == (400, "invalid_request"), name
 
 
-def test_a_revoked_key_ends_within_a_second(gateway: RunningGateway) -> None:
+def test_a_revoked_key_ends_at_once(gateway: RunningGateway) -> None:
     keys = gateway.app.state.keys
     key, secret = keys.create("to be revoked")
     with gateway.client(secret) as client:
         assert client.get("/v1/models").is_success
         assert keys.revoke(key.id) is True
         assert keys.revoke(key.id) is False
-        revoked_at = time.monotonic()
-        answer = eventually(lambda: (a := client.get("/v1/models")).status_code == 401 and a)
-        assert time.monotonic() - revoked_at < 1.5
+        answer = client.get("/v1/models")
+        assert error_of(answer) == (401, "invalid_api_key")
         assert "revoked" in answer.json()["error"]["message"]
 
 
