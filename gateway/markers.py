@@ -13,6 +13,10 @@ tokens).
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from typing import Any
+
+from gateway.dialects import Prompt
 
 ZERO_WIDTH_SPACE = "\u200b"
 
@@ -23,6 +27,37 @@ _MARKER = re.compile(
     r"|<(?:repo_?name|file_sep|filename|gh_stars|empty_output|issue_(?:start|comment|closed)"
     r"|jupyter_(?:start|text|code|output|script))>"
 )
+
+
+def defused(prompt: Prompt) -> Prompt:
+    """`prompt` with every marker in what callers wrote broken up: messages, arguments of calls, results, tools.
+
+    A raw prompt is its caller's own template, whose markers are meant; and a schema that the answer must have is read
+    by the engine's grammar, not by the model.
+    """
+    messages = [
+        replace(
+            message,
+            text=defuse(message.text),
+            tool_calls=[replace(call, arguments=defuse(call.arguments)) for call in message.tool_calls],
+        )
+        for message in prompt.messages
+    ]
+    if not prompt.tools:
+        return replace(prompt, messages=messages)
+    tools = [
+        replace(tool, description=_defuse_all(tool.description), parameters=_defuse_all(tool.parameters))
+        for tool in prompt.tools
+    ]
+    return replace(prompt, messages=messages, tools=tools)
+
+
+def _defuse_all(value: Any) -> Any:
+    if isinstance(value, str):
+        return defuse(value)
+    if isinstance(value, dict):
+        return {defuse(key): _defuse_all(inner) for key, inner in value.items()}
+    return [_defuse_all(inner) for inner in value] if isinstance(value, list) else value
 
 
 def defuse(text: str) -> str:

@@ -7,11 +7,22 @@ neither place is refused by name. Nothing that would change the answer is droppe
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
+
+from gateway.schema_base import Identifier, Metadata, NonEmptyText, Text, Wire
+from gateway.tool_schemas import (
+    MAX_TOOLS,
+    ChatTool,
+    Choice,
+    FunctionTool,
+    MessageToolCall,
+    NamedChatTool,
+    ResponseFormat,
+    require_known_tool,
+)
 
 ACCEPTED = object()
 """Marks a parameter that is taken and has no effect here."""
@@ -24,15 +35,9 @@ PARAMETERS: dict[str, Any] = {
     "prompt_cache_retention": ACCEPTED,
     "prompt_cache_options": ACCEPTED,
     "service_tier": ACCEPTED,
-    "parallel_tool_calls": ACCEPTED,
     "n": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "logit_bias": ({},),
-    "response_format": ({"type": "text"},),
     "text": ({"format": {"type": "text"}}, {}),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "max_tool_calls": (),
@@ -52,41 +57,6 @@ PARAMETERS: dict[str, Any] = {
     "access_programs": (),
     "image": ({},),
 }
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
-
-
-def _clean_text(value: Any) -> Any:
-    """Refuses what neither tokenizers nor databases take: control characters and halves of surrogate pairs."""
-    if isinstance(value, str):
-        if found := _CONTROL.search(value):
-            raise PydanticCustomError(
-                "control_character",
-                "The text holds the control character U+{code} at position {position}; remove it.",
-                {"code": f"{ord(found[0]):04X}", "position": found.start()},
-            )
-        if found := _SURROGATE.search(value):
-            raise PydanticCustomError(
-                "surrogate",
-                "The text holds half of a surrogate pair at position {position}; send valid Unicode.",
-                {"position": found.start()},
-            )
-    return value
-
-
-Text = Annotated[str, BeforeValidator(_clean_text)]
-NonEmptyText = Annotated[Text, StringConstraints(min_length=1)]
-Identifier = Annotated[Text, StringConstraints(min_length=1, max_length=128)]
-MetadataValue = Annotated[Text, StringConstraints(max_length=512)]
-MetadataKey = Annotated[Text, StringConstraints(min_length=1, max_length=64)]
-Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
-
-
-class Wire(BaseModel):
-    """Base of all request bodies: exact types, no unknown fields, no NaN."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class TextPart(Wire):
@@ -118,19 +88,10 @@ def text_of(content: str | list[TextPart]) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
-def _known_role(value: Any) -> Any:
-    if value in ("tool", "function"):
-        raise PydanticCustomError("role", "Messages with the role '{role}' are not supported yet.", {"role": value})
-    return value
-
-
-Role = Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_known_role)]
-
-
 class ChatMessage(Wire):
-    """One message of a chat, or one input item of a response."""
+    """A message that somebody wrote: of a chat, or an input item of a response."""
 
-    role: Role
+    role: Literal["system", "developer", "user", "assistant"]
     content: Content
 
     @model_validator(mode="after")
@@ -142,6 +103,44 @@ class ChatMessage(Wire):
     @property
     def text(self) -> str:
         return text_of(self.content)
+
+
+def _known_role(value: Any) -> Any:
+    if value == "function":
+        raise PydanticCustomError("role", "The role 'function' is OpenAI's old name for 'tool', which is known.", {})
+    return value
+
+
+class CompletionMessage(Wire):
+    """A message of a chat completion. What OpenAI's answers carry besides is taken when they are sent back."""
+
+    role: Annotated[Literal["system", "developer", "user", "assistant", "tool"], BeforeValidator(_known_role)]
+    content: Content | None = None
+    name: Identifier | None = Field(default=None, description="accepted without effect")
+    tool_calls: Annotated[list[MessageToolCall], Field(max_length=MAX_TOOLS)] | None = None
+    tool_call_id: Identifier | None = None
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> CompletionMessage:
+        if self.tool_calls and self.role != "assistant":
+            raise PydanticCustomError("tool_calls", "Only messages of the assistant have 'tool_calls'.", {})
+        if (self.tool_call_id is None) == (self.role == "tool"):
+            raise PydanticCustomError(
+                "tool_call_id", "Messages of the role 'tool', and only those, have a 'tool_call_id'.", {}
+            )
+        if self.content is None and not self.tool_calls:
+            raise PydanticCustomError("empty_message", "The message has no content; write something.", {})
+        if self.role not in ("assistant", "tool") and not self.text.strip():
+            raise PydanticCustomError("empty_message", "The message is empty; write something.", {})
+        return self
+
+    @property
+    def text(self) -> str:
+        return text_of(self.content or "")
 
 
 def _settle_parameters(data: Any) -> Any:
@@ -191,12 +190,18 @@ StopText = Annotated[NonEmptyText, StringConstraints(max_length=256)]
 class ChatRequest(Sampling):
     """`POST /v1/chat/completions`."""
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=2048)
+    messages: list[CompletionMessage] = Field(min_length=1, max_length=2048)
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    tools: Annotated[list[ChatTool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Choice | NamedChatTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
     stream_options: StreamOptions | None = None
     metadata: Metadata | None = None
     store: bool | None = None
@@ -208,6 +213,48 @@ class ChatRequest(Sampling):
         if self.stream_options is not None and not self.stream:
             raise PydanticCustomError("stream_options", "'stream_options' needs 'stream': true.", {})
         return self
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> ChatRequest:
+        require_known_tool(self.choice, [tool.function.name for tool in self.tools or ()])
+        if self.top_logprobs and not self.logprobs:
+            raise PydanticCustomError("logprobs", "'top_logprobs' needs 'logprobs': true.", {"name": "top_logprobs"})
+        asked: set[str] = set()
+        for n, message in enumerate(self.messages):
+            if message.tool_call_id is not None and message.tool_call_id not in asked:
+                raise PydanticCustomError(
+                    "tool_call_id",
+                    "'messages.{n}.tool_call_id' answers no call of a message before it.",
+                    {"n": n, "name": f"messages.{n}.tool_call_id"},
+                )
+            asked.update(call.id for call in message.tool_calls or ())
+        return self
+
+    @property
+    def choice(self) -> str | None:
+        """`tool_choice`; of a named function its name."""
+        return self.tool_choice.function.name if isinstance(self.tool_choice, NamedChatTool) else self.tool_choice
+
+    @property
+    def wants_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class CompletionRequest(Sampling):
+    """`POST /v1/completions`, OpenAI's older API: a text to go on with, without a chat template."""
+
+    prompt: NonEmptyText | Annotated[list[NonEmptyText], Field(min_length=1, max_length=1)]
+    max_tokens: int | None = Field(default=None, ge=1)
+    stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    logprobs: int | None = Field(default=None, ge=0, le=5)
+    echo: Literal[False] | None = None
+    best_of: Literal[1] | None = None
+    suffix: Literal[""] | None = None
+    stream_options: StreamOptions | None = None
+
+    _settle = model_validator(mode="before")(_settle_parameters)
 
     @property
     def wants_usage(self) -> bool:
@@ -241,6 +288,10 @@ class ResponseRequest(Sampling):
     max_output_tokens: int | None = Field(default=None, ge=1)
     max_total_tokens: int | None = Field(default=None, ge=16, description="ours: prompt and answer together")
     truncation: Literal["auto", "disabled"] | None = None
+    parallel_tool_calls: bool | None = None
+    top_logprobs: Literal[0] | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=0)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
     stream_options: StreamOptions | None = None
 
     _settle = model_validator(mode="before")(_settle_parameters)

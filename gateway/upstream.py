@@ -14,7 +14,7 @@ import msgspec
 
 from gateway.dialects import Count, Dialect, Prompt, Repair, llamacpp, lmdeploy, openai, tgi
 from gateway.errors import GatewayError, UpstreamFailed, UpstreamNotReady, UpstreamTimeout
-from gateway.markers import defuse
+from gateway.markers import defuse, defused
 from gateway.settings import Timeouts, UpstreamAddress
 from gateway.sse import DONE, EventSplitter
 from gateway.wire import Address, ConnectFailed, Exchange, ReadTimeout, WireError, open_exchange
@@ -51,7 +51,7 @@ class Upstream:
         Raises:
             UpstreamNotReady, UpstreamFailed, UpstreamTimeout, ContextTooLong, InvalidRequest
         """
-        dialect, prompt = self._dialect, _defused(prompt)
+        dialect, prompt = self._dialect, defused(prompt)
         path = dialect.CHAT_PATH if prompt.raw is None else dialect.COMPLETIONS_PATH
         exchange = await self._send("POST", path, dialect.chat_body(prompt, self._model))
         generation = Generation(
@@ -206,13 +206,12 @@ class Generation:
         payloads = self._events_in(data)
         if self._is_over:
             self._exchange.stop()
-        if not payloads:
-            return None
-        self._exchange.heard()
-        return self._take(payloads)
+        return self._take(payloads) if payloads else None
 
     def _events_in(self, data: bytes) -> list[bytes]:
         payloads = self._splitter.feed(data)
+        if payloads:
+            self._exchange.heard()  # comments are no news; events that a repair holds back are
         if len(self._splitter.rest) > _LARGEST_EVENT_BYTES:
             raise UpstreamFailed("The inference server sent an event without an end. Try again.")
         if payloads and payloads[-1] == DONE:
@@ -254,12 +253,6 @@ class Generation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _defused(prompt: Prompt) -> Prompt:
-    """What people typed, with the markers in it broken up."""
-    messages = [dataclasses.replace(message, text=defuse(message.text)) for message in prompt.messages]
-    return dataclasses.replace(prompt, messages=messages)
 
 
 def _taken_by_nobody(payloads: list[bytes]) -> None:

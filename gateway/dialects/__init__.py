@@ -7,9 +7,9 @@ name in GATEWAY_UPSTREAMS.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.errors import GatewayError
 
@@ -40,6 +40,26 @@ class PromptMessage:
 
 
 @dataclass(frozen=True)
+class Tool:
+    """A function that the model may call; `parameters` is a JSON schema of an object."""
+
+    name: str
+    description: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    strict: bool | None = None
+
+
+@dataclass(frozen=True)
+class AnswerFormat:
+    """What form the answer must have: `schema` or `regex`, or any JSON object when both are None."""
+
+    schema: Mapping[str, Any] | None = None
+    regex: str | None = None
+    name: str = "answer"
+    strict: bool | None = None
+
+
+@dataclass(frozen=True)
 class Prompt:
     """What to generate.
 
@@ -50,6 +70,8 @@ class Prompt:
         stop: texts that end the answer and are left out of it.
         temperature, top_p, top_k, min_p, repetition_penalty, seed, presence_penalty, frequency_penalty: None means
             OpenAI's default (temperature 1, top_p 1, everything else neutral).
+        must_call: names of tools of which the model has to call one; when empty it may, or not.
+        top_logprobs: log probabilities of each token, and of so many likeliest; None means none at all.
     """
 
     messages: Sequence[PromptMessage]
@@ -65,6 +87,11 @@ class Prompt:
     seed: int | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
+    tools: Sequence[Tool] = ()
+    must_call: Sequence[str] = ()
+    parallel_tool_calls: bool | None = None
+    response_format: AnswerFormat | None = None
+    top_logprobs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,12 +108,28 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class ToolCallDelta:
+    """What an event adds to the call number `index`; `id` and `name` come with its first."""
+
+    index: int
+    arguments: str
+    id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
 class Chunk:
-    """One event of an answer, decoded."""
+    """One event of an answer, decoded.
+
+    Attributes:
+        logprobs: OpenAI's objects, one for each token.
+    """
 
     text: str = ""
     finish_reason: str | None = None
     usage: Usage | None = None
+    tool_calls: Sequence[ToolCallDelta] = ()
+    logprobs: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)

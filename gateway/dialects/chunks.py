@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import msgspec
 
-from gateway.dialects import Chunk, Prompt, Usage
+from gateway.dialects import Chunk, ToolCallDelta, Usage
 from gateway.errors import GatewayError, InvalidRequest, Overloaded, TooLarge, UpstreamFailed, UpstreamNotReady
 
 FAILURES = frozenset({"abort", "error", "parse_error"})
@@ -26,19 +27,73 @@ class _Usage(msgspec.Struct):
     prompt_tokens_details: _Details | None = None
 
 
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class CallDelta(msgspec.Struct):
+    """A piece of a tool call as it is on the wire."""
+
+    index: int = 0
+    id: str | None = None
+    function: _Function = msgspec.field(default_factory=_Function)
+
+
 class _Delta(msgspec.Struct):
     content: str | None = None
+    tool_calls: list[CallDelta] | None = None
 
 
-class _Choice(msgspec.Struct):
-    delta: _Delta
+class _Logprobs(msgspec.Struct):
+    """Of chats, `content`; of legacy completions four lists of one length."""
+
+    content: list[dict[str, Any]] | None = None
+    tokens: list[str] | None = None
+    token_logprobs: list[float | None] | None = None
+    top_logprobs: list[dict[str, float] | None] | None = None
+
+
+class Choice(msgspec.Struct):
+    """One choice of a chunk; `text` instead of a delta in those of legacy completions."""
+
+    delta: _Delta | None = None
+    text: str | None = None
+    logprobs: _Logprobs | None = None
     finish_reason: str | None = None
+
+    @property
+    def added(self) -> str:
+        """The text that it adds."""
+        return (self.delta.content if self.delta is not None else self.text) or ""
+
+    @property
+    def calls(self) -> list[CallDelta]:
+        return (self.delta.tool_calls if self.delta is not None else None) or []
+
+    @property
+    def tokens(self) -> list[dict[str, Any]]:
+        """The log probabilities of its tokens."""
+        found = self.logprobs
+        if found is None:
+            return []
+        if not found.tokens:
+            return found.content or []
+        values = zip_longest(found.tokens, found.token_logprobs or [], found.top_logprobs or [])
+        return [
+            {
+                "token": token,
+                "logprob": logprob,
+                "top_logprobs": [{"token": name, "logprob": value} for name, value in (others or {}).items()],
+            }
+            for token, logprob, others in values
+        ]
 
 
 class Event(msgspec.Struct):
     """A chunk as it is on the wire, as far as we look at it."""
 
-    choices: list[_Choice] = []
+    choices: list[Choice] = []
     usage: _Usage | None = None
     error: Any = None
     id: Any = None
@@ -73,28 +128,50 @@ def decode(payload: bytes, error_of: Callable[[Any, int | None], GatewayError]) 
         raise UpstreamFailed("The inference server sent an event that cannot be read. Try again.") from None
     if event.error is not None:
         raise error_of(event.error, None)
-    usage = None
-    if event.usage is not None:
-        details = event.usage.prompt_tokens_details
-        usage = Usage(
-            input_tokens=event.usage.prompt_tokens,
-            output_tokens=event.usage.completion_tokens,
-            cached_tokens=(details.cached_tokens or 0) if details else 0,
-        )
+    usage = usage_of(event)
     if not event.choices:
         return Chunk(usage=usage)
     choice = event.choices[0]
     if choice.finish_reason in FAILURES:
         raise failed()
-    return Chunk(text=choice.delta.content or "", finish_reason=choice.finish_reason, usage=usage)
+    calls = [ToolCallDelta(c.index, c.function.arguments or "", c.id, c.function.name) for c in choice.calls]
+    return Chunk(choice.added, choice.finish_reason, usage, calls, choice.tokens)
+
+
+def usage_of(event: Event) -> Usage | None:
+    """The usage that an event tells."""
+    if event.usage is None:
+        return None
+    details = event.usage.prompt_tokens_details
+    return Usage(
+        input_tokens=event.usage.prompt_tokens,
+        output_tokens=event.usage.completion_tokens,
+        cached_tokens=(details.cached_tokens or 0) if details else 0,
+    )
 
 
 def is_plain_delta(payload: bytes) -> bool:
-    """Whether an event surely adds text only: no end, no usage, no error. Cheap, and never wrongly true.
+    """Whether an event surely adds text only: no end, usage, error or call. Cheap, and never wrongly true.
 
     `"finish_reason":null` stands unescaped only as a key of the event itself, since quotes in texts are escaped.
     """
-    return b'"finish_reason":null' in payload and b'"usage":{' not in payload and b'"error":' not in payload
+    return (
+        b'"finish_reason":null' in payload
+        and b'"usage":{' not in payload
+        and b'"error":' not in payload
+        and b'"tool_calls":[{' not in payload
+        and b'"logprobs":{' not in payload
+    )
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """A completion's usage in OpenAI's words."""
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
 
 
 def parse_fault(body: bytes) -> Fault:
@@ -137,18 +214,3 @@ def error_by_status(status: int | None, message: str) -> GatewayError:
 
 def failed() -> UpstreamFailed:
     return UpstreamFailed("The inference server failed while answering. Try again.")
-
-
-def require_neutral(prompt: Prompt, engine: str, *names: str) -> None:
-    """Refuses parameters that the engine would ignore, or take for something else.
-
-    Raises:
-        InvalidRequest: one of them has a value that would change the answer.
-    """
-    for name in names:
-        if getattr(prompt, name):
-            raise InvalidRequest(f"'{name}' is not supported by the engine of this model ({engine}).", param=name)
-
-
-def messages_of(prompt: Prompt) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.text} for message in prompt.messages]

@@ -9,9 +9,11 @@ from typing import Any
 
 import msgspec
 
-from gateway.dialects import Chunk, Count, Prompt, chunks
-from gateway.dialects.chunks import MESSAGE_CHARS, messages_of
-from gateway.dialects.repair import NameRepair
+from gateway.dialects import Chunk, Count, Prompt, Repair, chunks
+from gateway.dialects.chunks import MESSAGE_CHARS
+from gateway.dialects.forced_call import ForcedCallRepair, as_forced_call
+from gateway.dialects.repair import ChunkRepair, NameRepair
+from gateway.dialects.requests import format_of, logprobs_of, question_of, tools_of
 from gateway.errors import ContextTooLong, GatewayError, InvalidRequest, UpstreamFailed, UpstreamNotReady
 
 CHAT_PATH = "/v1/chat/completions"
@@ -23,9 +25,13 @@ _SEEDS = (1 << 32) - 1  # 2**32 - 1 itself means "random" to llama.cpp
 
 def chat_body(prompt: Prompt, model: str) -> bytes:
     """The request. Always streamed, since llama.cpp runs a plain request to its end after the caller has gone."""
+    prompt = as_forced_call(prompt) if prompt.must_call else prompt
     body: dict[str, Any] = {
         "model": model,
-        "messages": messages_of(prompt),
+        **question_of(prompt),
+        **tools_of(prompt),
+        **format_of(prompt, "llama.cpp"),
+        **logprobs_of(prompt),
         "stream": True,
         "stream_options": {"include_usage": True},
         "max_tokens": prompt.max_tokens,
@@ -45,11 +51,20 @@ def chat_body(prompt: Prompt, model: str) -> bytes:
         body["presence_penalty"] = prompt.presence_penalty
     if prompt.frequency_penalty:
         body["frequency_penalty"] = prompt.frequency_penalty
+    if prompt.tools:
+        body["parallel_tool_calls"] = prompt.parallel_tool_calls is not False  # OpenAI's default; its own is not
     return msgspec.json.encode(body)
 
 
-def repair(prompt: Prompt, model: str) -> NameRepair:
-    """A server that was started without an alias tells the model's path in every event."""
+def repair(prompt: Prompt, model: str) -> Repair:
+    """A server that was started without an alias tells the model's path in every event.
+
+    Of legacy completions the last event has usage and end in one, and log probabilities in the form of chats.
+    """
+    if prompt.raw is not None:
+        return ChunkRepair(model, prompt, cuts_stops=False)
+    if prompt.must_call:
+        return ForcedCallRepair(model)
     return NameRepair(model)
 
 
@@ -74,7 +89,7 @@ def count(text: str, model: str) -> Count:
 
 
 def count_chat(prompt: Prompt, model: str) -> Count:
-    return count("".join(message.text for message in prompt.messages), model)
+    return count(prompt.raw or "".join(message.text for message in prompt.messages), model)
 
 
 def _tokens_in(body: bytes) -> int:

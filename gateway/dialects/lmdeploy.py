@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 
 from gateway.dialects import Chunk, Count, Prompt, chunks
-from gateway.dialects.chunks import Fault, error_by_status, failed, fault_of, messages_of, parse_fault, require_neutral
+from gateway.dialects.chunks import Fault, error_by_status, failed, fault_of, parse_fault
 from gateway.dialects.repair import ChunkRepair
+from gateway.dialects.requests import format_of, logprobs_of, question_of, refuse_logprobs, require_neutral, tools_of
 from gateway.errors import ContextTooLong, GatewayError
 
 CHAT_PATH = "/v1/chat/completions"
@@ -30,9 +31,14 @@ _TOO_LONG = re.compile(r"Input length \((?P<given>\d+)\).*context length \((?P<l
 def chat_body(prompt: Prompt, model: str) -> bytes:
     """The request. Always streamed: a plain one in the queue runs on after its caller has gone."""
     require_neutral(prompt, "LMDeploy", "presence_penalty", "frequency_penalty")
+    if prompt.raw is not None:
+        refuse_logprobs(prompt, "LMDeploy")
     body: dict[str, Any] = {
         "model": model,
-        "messages": messages_of(prompt),
+        **question_of(prompt),
+        **tools_of(prompt),
+        **_format(prompt),
+        **logprobs_of(prompt),
         "stream": True,
         "stream_options": {"include_usage": True},
         "max_tokens": prompt.max_tokens,
@@ -49,7 +55,14 @@ def chat_body(prompt: Prompt, model: str) -> bytes:
 
 
 def repair(prompt: Prompt, model: str) -> ChunkRepair:
-    return ChunkRepair(model, stop=prompt.stop)
+    return ChunkRepair(model, prompt)
+
+
+def _format(prompt: Prompt) -> dict[str, Any]:
+    """As OpenAI's, and a form of its own for regular expressions."""
+    if prompt.response_format is not None and prompt.response_format.regex is not None:
+        return {"response_format": {"type": "regex_schema", "regex_schema": prompt.response_format.regex}}
+    return format_of(prompt, "LMDeploy")
 
 
 def decode(payload: bytes) -> Chunk:
@@ -70,6 +83,8 @@ def count(text: str, model: str) -> Count:
 
 def count_chat(prompt: Prompt, model: str) -> Count:
     """Its texts as they are, and the template's share as that of InternLM2: there is no route that applies it."""
+    if prompt.raw is not None:
+        return count(prompt.raw, model)
     question = count("\n".join(message.text for message in prompt.messages), model)
     template = _TEMPLATE_TOKENS * (len(prompt.messages) + 1)
     return Count(question.path, question.body, lambda body: _length(body) + template)

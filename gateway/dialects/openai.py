@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from gateway.dialects import Chunk, Prompt, chunks
-from gateway.dialects.chunks import Fault, error_by_status, failed, fault_of, messages_of, parse_fault
+from gateway.dialects.chunks import Fault, error_by_status, failed, fault_of, parse_fault
 from gateway.dialects.repair import NameRepair
+from gateway.dialects.requests import format_of, logprobs_of, question_of, tools_of
 from gateway.errors import ContextTooLong, GatewayError
 
 CHAT_PATH = "/v1/chat/completions"
@@ -33,7 +34,10 @@ def chat_body(prompt: Prompt, model: str) -> bytes:
     """The request; streamed always, so that a caller who leaves ends it."""
     body: dict[str, Any] = {
         "model": model,
-        "messages": messages_of(prompt),
+        **question_of(prompt),
+        **tools_of(prompt),
+        **format_of(prompt, "an OpenAI-compatible server"),
+        **logprobs_of(prompt),
         "stream": True,
         "stream_options": {"include_usage": True},
         # OpenAI's defaults; vLLM's own are those of the model's generation_config.json.
@@ -49,6 +53,8 @@ def chat_body(prompt: Prompt, model: str) -> bytes:
     for name in ("top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"):
         if value := getattr(prompt, name):
             body[name] = value
+    if prompt.tools and prompt.parallel_tool_calls is not None:
+        body["parallel_tool_calls"] = prompt.parallel_tool_calls
     return msgspec.json.encode(body)
 
 
@@ -84,6 +90,8 @@ def count(text: str, model: str) -> int:
 
 
 def count_chat(prompt: Prompt, model: str) -> int:
+    if prompt.raw is not None:
+        return count(prompt.raw, model)
     return sum(count(message.text, model) + _TEMPLATE_TOKENS for message in prompt.messages)
 
 

@@ -9,19 +9,33 @@ Its wire form: https://huggingface.github.io/text-generation-inference
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from gateway.dialects import Chunk, Count, Prompt, chunks
-from gateway.dialects.chunks import Fault, error_by_status, failed, fault_of, messages_of, parse_fault, require_neutral
+from gateway.dialects import Chunk, Count, Prompt, PromptMessage, chunks
+from gateway.dialects.any_object import ANY_OBJECT
+from gateway.dialects.chunks import Fault, error_by_status, failed, fault_of, parse_fault
 from gateway.dialects.repair import ChunkRepair
+from gateway.dialects.requests import (
+    NO_PARAMETERS,
+    not_supported,
+    question_of,
+    refuse_logprobs,
+    require_neutral,
+    tools_of,
+)
+from gateway.dialects.schema_refs import inlined
 from gateway.errors import ContextTooLong, GatewayError, InvalidRequest, Overloaded, UpstreamFailed
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
 HEALTH_PATH = "/health"
 MAY_END_WITHOUT_DONE = False
+_NAME = "TGI"
+_NO_TOOL = "no_tool"
+_MOST_TOP_LOGPROBS = 5
 _SEEDS = 1 << 64
 _PENALTY_SHIFT = 2.0
 _TOO_LONG = (
@@ -35,7 +49,10 @@ def chat_body(prompt: Prompt, model: str) -> bytes:
     require_neutral(prompt, "TGI", "top_k", "min_p", "presence_penalty")
     body: dict[str, Any] = {
         "model": model,
-        "messages": messages_of(prompt),
+        **_question(prompt),
+        **_tools(prompt),
+        **_format(prompt),
+        **_logprobs(prompt),
         "stream": True,
         "stream_options": {"include_usage": True},
         "temperature": 1.0 if prompt.temperature is None else prompt.temperature,
@@ -56,7 +73,57 @@ def chat_body(prompt: Prompt, model: str) -> bytes:
 
 
 def repair(prompt: Prompt, model: str) -> ChunkRepair:
-    return ChunkRepair(model, stop=prompt.stop, max_tokens=prompt.max_tokens if prompt.is_limited else None)
+    return ChunkRepair(model, prompt, max_tokens=prompt.max_tokens if prompt.is_limited else None)
+
+
+def _question(prompt: Prompt) -> dict[str, Any]:
+    """A message with both text and calls loses the calls, so it is sent as two."""
+    parted: list[PromptMessage] = []
+    for message in prompt.messages:
+        if message.tool_calls and message.text:
+            parted += [replace(message, tool_calls=()), replace(message, text="")]
+        else:
+            parted.append(message)
+    return question_of(replace(prompt, messages=parted))
+
+
+def _tools(prompt: Prompt) -> dict[str, Any]:
+    """Of a schema only `properties` and `required` reach the grammar, so references are written out.
+
+    Raises:
+        InvalidRequest: beside a response_format, or a tool has the name that TGI keeps for "none of them".
+    """
+    if not prompt.tools:
+        return {}
+    if prompt.response_format is not None:
+        raise not_supported("response_format", _NAME, "'tools' beside it")
+    if any(tool.name == _NO_TOOL for tool in prompt.tools):
+        raise not_supported("tools", _NAME, f"a function named '{_NO_TOOL}'")
+    tools = [replace(tool, parameters=inlined(tool.parameters or NO_PARAMETERS, "tools")) for tool in prompt.tools]
+    return tools_of(replace(prompt, tools=tools))
+
+
+def _format(prompt: Prompt) -> dict[str, Any]:
+    """TGI's own form, whose schema needs `properties`; any JSON object is a regular expression to it."""
+    wanted = prompt.response_format
+    if wanted is None:
+        return {}
+    if wanted.schema is None:
+        return {"response_format": {"type": "regex", "value": wanted.regex or ANY_OBJECT}}
+    schema = inlined(wanted.schema, "response_format")
+    if not isinstance(schema.get("properties"), dict):
+        raise not_supported("response_format", _NAME, "a schema that has no 'properties' at its top")
+    return {"response_format": {"type": "json_schema", "value": {"name": wanted.name, "schema": schema}}}
+
+
+def _logprobs(prompt: Prompt) -> dict[str, Any]:
+    if prompt.top_logprobs is None:
+        return {}
+    if prompt.raw is not None:
+        refuse_logprobs(prompt, _NAME)
+    if prompt.top_logprobs > _MOST_TOP_LOGPROBS:
+        raise not_supported("top_logprobs", _NAME, f"more than {_MOST_TOP_LOGPROBS}")
+    return {"logprobs": True, "top_logprobs": prompt.top_logprobs} if prompt.top_logprobs else {"logprobs": True}
 
 
 def decode(payload: bytes) -> Chunk:
@@ -81,7 +148,9 @@ def count(text: str, model: str) -> Count:
 
 
 def count_chat(prompt: Prompt, model: str) -> Count:
-    body = msgspec.json.encode({"messages": messages_of(prompt)})
+    if prompt.raw is not None:
+        return count(prompt.raw, model)
+    body = msgspec.json.encode({"model": model, **_question(prompt)})
     return Count("/chat_tokenize", body, lambda answer: len(_templated(answer).tokenize_response))
 
 
