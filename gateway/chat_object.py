@@ -6,11 +6,27 @@ Shapes: https://platform.openai.com/docs/api-reference/chat
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from gateway.dialects import Chunk, Prompt, PromptMessage, Usage
+from gateway.dialects import (
+    AnswerFormat,
+    Chunk,
+    Prompt,
+    PromptMessage,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
+from gateway.dialects.chunks import usage_object
+from gateway.dialects.events import legacy_logprobs
 from gateway.prompt import require_plausible
-from gateway.schemas import ChatRequest, Sampling
+from gateway.schemas import ChatRequest, CompletionMessage, CompletionRequest, Sampling
+from gateway.tool_schemas import ResponseFormat
+
+LEGACY_MAX_TOKENS = 16
+"""OpenAI's default for the older completions."""
 
 
 def chat_prompt(request: ChatRequest, context_tokens: int) -> Prompt:
@@ -19,17 +35,73 @@ def chat_prompt(request: ChatRequest, context_tokens: int) -> Prompt:
     Raises:
         ContextTooLong: a text that cannot fit, which shows before anybody counts it.
     """
-    require_plausible(sum(len(m.text.encode()) for m in request.messages), context_tokens, "messages")
+    require_plausible(sum(_size(message) for message in request.messages), context_tokens, "messages")
     asked = request.max_completion_tokens or request.max_tokens
+    tools = [Tool(**tool.function.model_dump()) for tool in request.tools or ()] if request.choice != "none" else []
     return Prompt(
-        messages=[PromptMessage(engine_role(message.role), message.text) for message in request.messages],
+        messages=[_prompt_message(message) for message in request.messages],
         max_tokens=min(asked or context_tokens, context_tokens),
         is_limited=asked is not None,
-        stop=[request.stop] if isinstance(request.stop, str) else request.stop or [],
-        presence_penalty=request.presence_penalty,
-        frequency_penalty=request.frequency_penalty,
-        **sampling_of(request),
+        tools=tools,
+        must_call=called_by(request.choice, tools),
+        parallel_tool_calls=request.parallel_tool_calls,
+        response_format=_format(request.response_format),
+        top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        **_shared(request),
     )
+
+
+def text_prompt(request: CompletionRequest, context_tokens: int) -> Prompt:
+    """The same of a legacy completion. Its text goes to the engine as it is: whoever writes it writes the template too.
+
+    Raises:
+        ContextTooLong: a text that cannot fit.
+    """
+    text = request.prompt if isinstance(request.prompt, str) else request.prompt[0]
+    require_plausible(len(text.encode()), context_tokens, "prompt")
+    return Prompt(
+        messages=[],
+        raw=text,
+        max_tokens=min(request.max_tokens or LEGACY_MAX_TOKENS, context_tokens),
+        top_logprobs=request.logprobs,
+        **_shared(request),
+    )
+
+
+def called_by(choice: str | None, tools: Sequence[Tool]) -> list[str]:
+    """Which functions `tool_choice` demands a call of one of."""
+    if choice in (None, "none", "auto"):
+        return []
+    return [tool.name for tool in tools if choice in ("required", tool.name)]
+
+
+def _size(message: CompletionMessage) -> int:
+    """In bytes."""
+    calls = sum(len(call.function.arguments.encode()) for call in message.tool_calls or ())
+    return len(message.text.encode()) + calls
+
+
+def _prompt_message(message: CompletionMessage) -> PromptMessage:
+    calls = [ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()]
+    return PromptMessage(engine_role(message.role), message.text, calls, message.tool_call_id)
+
+
+def _format(wanted: ResponseFormat | None) -> AnswerFormat | None:
+    if wanted is None or wanted.type == "text":
+        return None
+    if isinstance(wanted.value, str):
+        return AnswerFormat(regex=wanted.value)
+    name, strict = (wanted.json_schema.name, wanted.json_schema.strict) if wanted.json_schema else (None, None)
+    return AnswerFormat(schema=wanted.schema_of_answer, name=name or "answer", strict=strict)
+
+
+def _shared(request: ChatRequest | CompletionRequest) -> dict[str, Any]:
+    return {
+        "stop": [request.stop] if isinstance(request.stop, str) else request.stop or [],
+        "presence_penalty": request.presence_penalty,
+        "frequency_penalty": request.frequency_penalty,
+        **sampling_of(request),
+    }
 
 
 def sampling_of(request: Sampling) -> dict[str, Any]:
@@ -60,44 +132,89 @@ class Collected(Protocol):
 
 
 class CollectedCompletion:
-    """A streamed answer put together again, for a caller who did not ask for a stream."""
+    """The `chat.completion` of a streamed answer."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
+        self._calls = CollectedCalls()
+        self._tokens: list[Mapping[str, Any]] = []
         self._usage: Usage | None = None
         self._finish_reason: str | None = None
 
     def take(self, chunk: Chunk) -> None:
-        """Adds one event of the answer."""
         self._texts.append(chunk.text)
+        self._calls.take(chunk.tool_calls)
+        self._tokens += chunk.logprobs
         self._usage = chunk.usage or self._usage
         self._finish_reason = chunk.finish_reason or self._finish_reason
 
     def as_object(self, unique: str, model: str) -> dict[str, Any]:
-        """OpenAI's `chat.completion`; `unique` makes its id."""
+        text = "".join(self._texts)
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if calls := self._calls.whole():
+            message["content"] = text or None
+            message["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in calls
+            ]
         choice = {
             "index": 0,
-            "message": {"role": "assistant", "content": "".join(self._texts), "refusal": None},
-            "logprobs": None,
+            "message": message,
+            "logprobs": {"content": self._tokens, "refusal": None} if self._tokens else None,
             "finish_reason": self._finish_reason,
         }
-        return {
-            "id": f"chatcmpl-{unique}",
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": model,
-            "choices": [choice],
-            "usage": usage_of_completion(self._usage),
+        return _completion(f"chatcmpl-{unique}", "chat.completion", model, choice, self._usage)
+
+
+class CollectedText:
+    """The `text_completion` of a streamed answer."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._tokens: list[Mapping[str, Any]] = []
+        self._usage: Usage | None = None
+        self._finish_reason: str | None = None
+
+    def take(self, chunk: Chunk) -> None:
+        self._texts.append(chunk.text)
+        self._tokens += chunk.logprobs
+        self._usage = chunk.usage or self._usage
+        self._finish_reason = chunk.finish_reason or self._finish_reason
+
+    def as_object(self, unique: str, model: str) -> dict[str, Any]:
+        choice = {
+            "index": 0,
+            "text": "".join(self._texts),
+            "logprobs": legacy_logprobs(self._tokens) if self._tokens else None,
+            "finish_reason": self._finish_reason,
         }
+        return _completion(f"cmpl-{unique}", "text_completion", model, choice, self._usage)
 
 
-def usage_of_completion(usage: Usage | None) -> dict[str, Any] | None:
-    """OpenAI's usage of a completion."""
-    if usage is None:
-        return None
+class CollectedCalls:
+    """Tool calls, put together from their pieces."""
+
+    def __init__(self) -> None:
+        self._calls: dict[int, ToolCall] = {}
+
+    def take(self, pieces: Sequence[ToolCallDelta]) -> None:
+        for piece in pieces:
+            known = self._calls.get(piece.index) or ToolCall("", "", "")
+            self._calls[piece.index] = ToolCall(
+                piece.id or known.id, piece.name or known.name, known.arguments + piece.arguments
+            )
+
+    def whole(self) -> list[ToolCall]:
+        """The calls in their order."""
+        return [call for _, call in sorted(self._calls.items())]
+
+
+def _completion(unique: str, kind: str, model: str, choice: dict[str, Any], usage: Usage | None) -> dict[str, Any]:
     return {
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.total_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "id": unique,
+        "object": kind,
+        "created": int(time.time()),
+        "model": model,
+        "choices": [choice],
+        "usage": usage_object(usage) if usage is not None else None,
     }

@@ -78,7 +78,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.keys = keys
     app.state.parts = Parts(
         settings=settings,
-        upstream=Upstream(settings.upstream, model=settings.model, timeouts=settings.timeouts),
+        upstream=Upstream(
+            settings.upstream, model=settings.model, timeouts=settings.timeouts, tool_format=settings.tool_format
+        ),
         store=store,
         limits=MemoryLimits(),
         admission=Admission(slots=settings.slots, max_waiting=settings.max_waiting, max_wait_s=settings.max_wait_s),

@@ -7,6 +7,7 @@ neither place is refused by name. Nothing that would change the answer is droppe
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
@@ -143,13 +144,16 @@ class CompletionMessage(Wire):
         return text_of(self.content or "")
 
 
-def _settle_parameters(data: Any) -> Any:
-    """Takes out the parameters of PARAMETERS that change nothing here; refuses the others by name."""
+def _settle_parameters(data: Any, own: Container[str]) -> Any:
+    """Takes out the parameters of PARAMETERS that change nothing here; refuses the others by name.
+
+    `own` are the request's fields, which may have the same names.
+    """
     if not isinstance(data, dict):
         return data
     kept = {}
     for name, value in data.items():
-        if name not in PARAMETERS:
+        if name not in PARAMETERS or name in own:
             kept[name] = value
             continue
         neutral = PARAMETERS[name]
@@ -206,7 +210,10 @@ class ChatRequest(Sampling):
     metadata: Metadata | None = None
     store: bool | None = None
 
-    _settle = model_validator(mode="before")(_settle_parameters)
+    @model_validator(mode="before")
+    @classmethod
+    def _settle(cls, data: Any) -> Any:
+        return _settle_parameters(data, cls.model_fields)
 
     @model_validator(mode="after")
     def _stream_options_need_stream(self) -> ChatRequest:
@@ -254,7 +261,10 @@ class CompletionRequest(Sampling):
     suffix: Literal[""] | None = None
     stream_options: StreamOptions | None = None
 
-    _settle = model_validator(mode="before")(_settle_parameters)
+    @model_validator(mode="before")
+    @classmethod
+    def _settle(cls, data: Any) -> Any:
+        return _settle_parameters(data, cls.model_fields)
 
     @property
     def wants_usage(self) -> bool:
@@ -294,7 +304,10 @@ class ResponseRequest(Sampling):
     tool_choice: Literal["none", "auto"] | None = None
     stream_options: StreamOptions | None = None
 
-    _settle = model_validator(mode="before")(_settle_parameters)
+    @model_validator(mode="before")
+    @classmethod
+    def _settle(cls, data: Any) -> Any:
+        return _settle_parameters(data, cls.model_fields)
 
     @model_validator(mode="after")
     def _goes_together(self) -> ResponseRequest:

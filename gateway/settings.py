@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 from urllib.parse import urlsplit
 
+TOOL_FORMATS = ("engine", "internlm2")
 ENGINES = ("llamacpp", "tgi", "lmdeploy", "openai")
 _HEADER_WORD = re.compile(r"[\x21-\x7e]+")
 Number = TypeVar("Number", int, float)
@@ -70,6 +71,7 @@ class Settings:
     user_streams: int | None = 4
     all_users_rpm: int = 1200
     address_rpm: int = 120
+    tool_format: str = "engine"
     model_title: str | None = None
     model_note: Mapping[str, str] | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -110,6 +112,7 @@ class Settings:
             user_streams=_number(environ, "GATEWAY_USER_STREAMS", 4, 1, 1_000_000),
             all_users_rpm=_number(environ, "GATEWAY_ALL_USERS_RPM", 1200, 1, 1_000_000),
             address_rpm=_number(environ, "GATEWAY_ADDRESS_RPM", 120, 1, 1_000_000),
+            tool_format=_one_of(environ, "GATEWAY_TOOL_FORMAT", TOOL_FORMATS),
             model_title=environ.get("GATEWAY_MODEL_TITLE") or None,
             timeouts=Timeouts(
                 connect_s=_number(environ, "GATEWAY_CONNECT_TIMEOUT_S", 5.0, 0.1, 3600.0),
@@ -138,6 +141,13 @@ def _number(environ: Mapping[str, str], name: str, default: Number, low: Number,
 def _limit(environ: Mapping[str, str], name: str) -> int | None:
     """A limit that is absent by default."""
     return _number(environ, name, 1, 1, 1_000_000_000) if environ.get(name) else None
+
+
+def _one_of(environ: Mapping[str, str], name: str, values: tuple[str, ...]) -> str:
+    value = environ.get(name) or values[0]
+    if value not in values:
+        raise SettingsError(f"{name}={value!r} is none of: {', '.join(values)}.")
+    return value
 
 
 def _pairs(environ: Mapping[str, str], name: str) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from typing import Self, TypeVar
 import msgspec
 
 from gateway.dialects import Count, Dialect, Prompt, Repair, llamacpp, lmdeploy, openai, tgi
+from gateway.dialects.internlm2 import InternLM2Tools
 from gateway.errors import GatewayError, UpstreamFailed, UpstreamNotReady, UpstreamTimeout
 from gateway.markers import defuse, defused
 from gateway.settings import Timeouts, UpstreamAddress
@@ -31,9 +32,13 @@ Take = Callable[[list[bytes]], Awaitable[None] | None]
 class Upstream:
     """One inference server: opens generations, counts tokens, tells whether it is ready."""
 
-    def __init__(self, address: UpstreamAddress, *, model: str, timeouts: Timeouts) -> None:
+    def __init__(
+        self, address: UpstreamAddress, *, model: str, timeouts: Timeouts, tool_format: str = "engine"
+    ) -> None:
         self.engine = address.engine
         self._dialect = DIALECTS[address.engine]
+        if tool_format == "internlm2":
+            self._dialect = InternLM2Tools(self._dialect)
         parsed = Address.parse(address.url)  # people write OpenAI's base URLs with and without /v1
         self._address = dataclasses.replace(parsed, prefix=parsed.prefix.removesuffix("/v1"))
         self._model = model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -62,23 +62,28 @@ class Choice(msgspec.Struct):
     logprobs: _Logprobs | None = None
     finish_reason: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.delta is None and self.text is None:
+            raise ValueError("neither delta nor text")  # msgspec makes its own error of it
+
     @property
     def added(self) -> str:
         """The text that it adds."""
         return (self.delta.content if self.delta is not None else self.text) or ""
 
     @property
-    def calls(self) -> list[CallDelta]:
-        return (self.delta.tool_calls if self.delta is not None else None) or []
+    def calls(self) -> Sequence[CallDelta]:
+        """The pieces of tool calls that it adds."""
+        return (self.delta.tool_calls if self.delta is not None else None) or ()
 
     @property
-    def tokens(self) -> list[dict[str, Any]]:
+    def tokens(self) -> Sequence[Mapping[str, Any]]:
         """The log probabilities of its tokens."""
         found = self.logprobs
         if found is None:
-            return []
+            return ()
         if not found.tokens:
-            return found.content or []
+            return found.content or ()
         values = zip_longest(found.tokens, found.token_logprobs or [], found.top_logprobs or [])
         return [
             {
@@ -134,8 +139,10 @@ def decode(payload: bytes, error_of: Callable[[Any, int | None], GatewayError]) 
     choice = event.choices[0]
     if choice.finish_reason in FAILURES:
         raise failed()
-    calls = [ToolCallDelta(c.index, c.function.arguments or "", c.id, c.function.name) for c in choice.calls]
-    return Chunk(choice.added, choice.finish_reason, usage, calls, choice.tokens)
+    if not (calls := choice.calls):
+        return Chunk(choice.added, choice.finish_reason, usage, logprobs=choice.tokens)
+    pieces = [ToolCallDelta(call.index, call.function.arguments or "", call.id, call.function.name) for call in calls]
+    return Chunk(choice.added, choice.finish_reason, usage, pieces, choice.tokens)
 
 
 def usage_of(event: Event) -> Usage | None:

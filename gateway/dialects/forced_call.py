@@ -115,7 +115,7 @@ class ForcedCallRepair:
         choice = event.choices[0]
         self._texts.append(choice.added)
         if choice.finish_reason is None:
-            return None
+            return self._writer.choice() if self._writer.is_first else None  # a sign of life, and the role
         text = "".join(self._texts)
         call = parse_call(text)
         if call is None:

@@ -6,6 +6,7 @@ forced by the engine's grammar.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -78,7 +79,7 @@ class MarkerRepair:
         self._writer = EventWriter(model)
         self._reader = CallReader()
         self._told = 0
-        self._tokens: list[dict[str, Any]] = []
+        self._tokens: list[Mapping[str, Any]] = []
 
     def patched(self, payload: bytes) -> bytes | None:
         try:
@@ -98,7 +99,7 @@ class MarkerRepair:
         calls = [new_call(n, *call) for n, call in enumerate(self._reader.calls[self._told :], start=self._told)]
         self._told += len(calls)
         self._tokens += choice.tokens
-        if not text and not calls and reason is None:
+        if not text and not calls and reason is None and not self._writer.is_first:
             return None
         if reason == "stop" and self._told:
             reason = "tool_calls"

@@ -66,7 +66,10 @@ def chat_body(prompt: Prompt, model: str) -> bytes:
     if prompt.seed is not None:
         body["seed"] = prompt.seed % _SEEDS
     if prompt.repetition_penalty is not None:
-        body["presence_penalty"] = prompt.repetition_penalty - _PENALTY_SHIFT
+        if prompt.raw is None:
+            body["presence_penalty"] = prompt.repetition_penalty - _PENALTY_SHIFT
+        else:
+            body["repetition_penalty"] = prompt.repetition_penalty
     if prompt.frequency_penalty:
         body["frequency_penalty"] = prompt.frequency_penalty
     return msgspec.json.encode(body)

@@ -1,4 +1,4 @@
-"""`/v1/chat/completions` and `/v1/models`: stateless."""
+"""`/v1/chat/completions`, `/v1/completions` and `/v1/models`: stateless."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from gateway.chat_object import CollectedCompletion, chat_prompt
+from gateway.chat_object import CollectedCompletion, CollectedText, chat_prompt, text_prompt
 from gateway.deps import CallerDep, PartsDep, Settling
 from gateway.relay import ChatCompletion, ChatStream
-from gateway.schemas import ChatRequest
+from gateway.schemas import ChatRequest, CompletionRequest
 from gateway.turn import ChatTurn, Parts
 
 router = APIRouter(prefix="/v1", tags=["chat"])
@@ -25,6 +25,18 @@ async def create_chat_completion(body: ChatRequest, caller: CallerDep, parts: Pa
     reservation = await parts.charge(caller)
     headers = reservation.headers()
     answer = ChatStream(turn, headers) if body.stream else ChatCompletion(turn, headers, CollectedCompletion())
+    return Settling(answer, reservation)
+
+
+@router.post("/completions", response_model=None)
+async def create_completion(body: CompletionRequest, caller: CallerDep, parts: PartsDep) -> Response:
+    """OpenAI's older API: goes on from a text, without a chat template."""
+    parts.require_model(body.model)
+    prompt = text_prompt(body, parts.settings.context_tokens)
+    turn = ChatTurn(parts, caller, prompt, wants_usage=body.wants_usage)
+    reservation = await parts.charge(caller)
+    headers = reservation.headers()
+    answer = ChatStream(turn, headers) if body.stream else ChatCompletion(turn, headers, CollectedText())
     return Settling(answer, reservation)
 
 

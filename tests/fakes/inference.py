@@ -138,6 +138,8 @@ class FakeInference:
             await _send_json(writer, 200, {"tokens": list(range(count(asked.body["content"])))})
         elif (asked.method, asked.path) == ("POST", "/v1/chat/completions"):
             await self._chat(asked, writer)
+        elif (asked.method, asked.path) == ("POST", "/v1/completions"):
+            await self._complete(asked, writer)
         else:
             await _send_json(writer, 404, error("File Not Found", "not_found_error", 404))
 
@@ -163,6 +165,27 @@ class FakeInference:
         if scenario.name == "dies_midway":
             writer.transport.abort()
             return
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    async def _complete(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
+        """OpenAI's older completions: usage and end in one event, log probabilities in the form of chats."""
+        common = Chunks(f"chatcmpl-fake{next(self._ids):08}", asked.body["model"]).common | {
+            "object": "text_completion"
+        }
+        words = self.scenario.words[: asked.body["max_tokens"]]
+        writer.write(_HEAD)
+        for word in words:
+            token = {"id": 1, "token": word, "bytes": list(word.encode()), "logprob": -0.5}
+            logprobs = {"content": [token | {"top_logprobs": [token]}]} if asked.body.get("logprobs") else None
+            choice = {"text": word, "index": 0, "logprobs": logprobs, "finish_reason": None}
+            await _chunk(writer, _event({"choices": [choice], **common}))
+            asked.words_sent += 1
+        reason = "length" if len(words) < len(self.scenario.words) else "stop"
+        choice = {"text": "", "index": 0, "logprobs": None, "finish_reason": reason}
+        usage = usage_of(count(asked.body["prompt"]), len(words))
+        await _chunk(writer, _event({"choices": [choice], **common, "usage": usage}))
+        await _chunk(writer, b"data: [DONE]\n\n")
         writer.write(b"0\r\n\r\n")
         await writer.drain()
 
@@ -216,7 +239,7 @@ class Chunks:
     """The events of one answer, with llama.cpp's fields in llama.cpp's order."""
 
     def __init__(self, answer_id: str, model: str) -> None:
-        self._common = {
+        self.common = {
             "created": int(time.time()),
             "id": answer_id,
             "model": model,
@@ -234,12 +257,7 @@ class Chunks:
         return self._delta({}, reason)
 
     def usage(self, prompt_tokens: int, completion_tokens: int) -> bytes:
-        usage = {
-            "completion_tokens": completion_tokens,
-            "prompt_tokens": prompt_tokens,
-            "total_tokens": prompt_tokens + completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": 0},
-        }
+        usage = usage_of(prompt_tokens, completion_tokens)
         timings = {
             "cache_n": 0,
             "prompt_n": prompt_tokens,
@@ -251,15 +269,24 @@ class Chunks:
             "predicted_per_token_ms": 1.0,
             "predicted_per_second": 1.0,
         }
-        return _event({"choices": [], **self._common, "usage": usage, "timings": timings})
+        return _event({"choices": [], **self.common, "usage": usage, "timings": timings})
 
     def _delta(self, delta: Json, finish_reason: str | None = None) -> bytes:
-        return _event({"choices": [{"finish_reason": finish_reason, "index": 0, "delta": delta}], **self._common})
+        return _event({"choices": [{"finish_reason": finish_reason, "index": 0, "delta": delta}], **self.common})
 
 
-def count(text: str) -> int:
+def count(text: str | None) -> int:
     """How many tokens a text has here."""
-    return len(text.split())
+    return len((text or "").split())
+
+
+def usage_of(prompt_tokens: int, completion_tokens: int) -> Json:
+    return {
+        "completion_tokens": completion_tokens,
+        "prompt_tokens": prompt_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
 
 
 def error(message: str, kind: str, code: int) -> Json:

@@ -9,9 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from tests.fakes.scripted import Answer, Asked, ScriptedServer, scripted_server
+from tests.openapi import complaints
 
 RECORDED = Path(__file__).resolve().parents[1] / "recorded" / "tgi"
 CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+NATIVE = {
+    "/": "generate/root",
+    "/generate": "generate/minimal",
+    "/generate_stream": "generate/stream",
+    "/invocations": "generate/invocations",
+    "/info": "http/info",
+}
+DOCUMENT = json.loads((RECORDED / "openapi.json").read_text())
+_SCHEMAS = {CHAT: "ChatRequest", COMPLETIONS: "CompletionRequest", "/": "CompatGenerateRequest"}
+_SCHEMAS |= dict.fromkeys(("/generate", "/generate_stream", "/tokenize"), "GenerateRequest")
 KEY = "engine-key"
 
 
@@ -62,6 +74,8 @@ class Tgi:
     def __init__(self) -> None:
         self.server: ScriptedServer
         self.next = recorded("chat/usage-stream")
+        self.next_text = recorded("completions/stream-usage")
+        self.next_native: Answer | None = None
 
     @property
     def chat(self) -> Asked:
@@ -70,6 +84,8 @@ class Tgi:
 
     def reset(self) -> None:
         self.next = recorded("chat/usage-stream")
+        self.next_text = recorded("completions/stream-usage")
+        self.next_native = None
         self.server.asked.clear()
 
     def answer(self, asked: Asked) -> Answer:
@@ -77,16 +93,40 @@ class Tgi:
             return recorded("http/health")
         if asked.path == "/chat_tokenize":
             return recorded("internlm2-random/chat-tokenize")
+        if asked.path == "/info":
+            return recorded("http/info")
         if asked.headers.get("authorization") != f"Bearer {KEY}":
             return recorded("internlm2-random/api-key-wrong-stream")
         if asked.headers.get("content-type") != "application/json":
             return recorded("http/no-content-type")
+        if asked.path in _SCHEMAS and complaints(DOCUMENT, _SCHEMAS[asked.path], as_documented(asked.body)):
+            return recorded("chat/tools-no-parameters")  # what the parser does not take: plain text
         if asked.path == "/tokenize":
             return recorded("http/tokenize", body=tokenized(asked.body["inputs"]))
+        if asked.path in NATIVE:
+            return self.next_native or recorded(NATIVE[asked.path])
+        if asked.path == COMPLETIONS:
+            return recorded("completions/suffix") if asked.body.get("suffix") else self.next_text
         if asked.path != CHAT:
             return recorded("http/not-found")
         complaint = complaint_about(asked.body)
         return recorded(complaint) if complaint else self.next
+
+
+def as_documented(body: Any) -> Any:
+    """The body in the words of TGI's document: a tool's parameters are `arguments`, and prompts are always lists."""
+    if isinstance(body, list):
+        return [as_documented(entry) for entry in body]
+    if not isinstance(body, dict):
+        return body
+    named = {key: as_documented(value) for key, value in body.items()}
+    if isinstance(named.get("prompt"), str):
+        named["prompt"] = [named["prompt"]]
+    if isinstance(named.get("function"), dict) and "parameters" in named["function"]:
+        named["function"]["arguments"] = named["function"].pop("parameters")
+    if isinstance(named.get("response_format"), dict) and named["response_format"].get("type") == "json_object":
+        named["response_format"]["type"] = "json"
+    return named
 
 
 def tokenized(text: str) -> bytes:
@@ -121,10 +161,34 @@ def complaint_about(body: dict[str, Any]) -> str | None:
         return "chat/temperature-negative-stream"
     if "logit_bias" in body:
         return "chat/logit-bias-empty-map"
-    if "response_format" in body:
-        return "chat/format-openai-text-stream"
+    if body.get("top_logprobs", 0) > 5:
+        return "chat/top-logprobs-6-stream"
+    return complaint_about_format(body) or complaint_about_tools(body)
+
+
+def complaint_about_format(body: dict[str, Any]) -> str | None:
+    wanted = body.get("response_format")
+    if wanted is None:
+        return None
+    if "value" not in wanted:
+        return "chat/format-openai-json-schema-stream"
     if "tools" in body:
+        return "chat/format-and-tools-stream"
+    schema = wanted["value"].get("schema") if wanted["type"] == "json_schema" else wanted["value"]
+    if wanted["type"] != "regex" and (not isinstance(schema, dict) or "properties" not in schema):
+        return "chat/format-bad-schema-stream"
+    return None
+
+
+def complaint_about_tools(body: dict[str, Any]) -> str | None:
+    if "tools" not in body:
+        return None
+    if not body["tools"]:
         return "chat/tools-empty-list-stream"
+    choice = body.get("tool_choice", "auto")
+    names = [tool["function"]["name"] for tool in body["tools"]]
+    if isinstance(choice, dict) and choice["function"]["name"] not in names:
+        return "chat/tools-unknown-name-stream"
     return None
 
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
+from gateway.settings import Timeouts
 from tests.fakes.inference import FakeInference, fake_inference
+from tests.fakes.tgi import Tgi, fake_tgi
 from tests.running_gateway import RunningGateway, eventually, run_gateway
 
 
@@ -42,3 +44,32 @@ def client(gateway: RunningGateway) -> Iterator[httpx2.Client]:
     """A plain HTTP client with a key of its own."""
     with gateway.client() as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def _tgi() -> Iterator[Tgi]:
+    with fake_tgi() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def behind_tgi(_tgi: Tgi, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    """The gateway in front of TGI's stand-in."""
+    timeouts = Timeouts(drain_s=0.5, first_token_s=0.5, between_tokens_s=0.5)
+    folder = tmp_path_factory.mktemp("tgi")
+    with run_gateway(folder, _tgi.server.url, engine="tgi", timeouts=timeouts) as running:
+        yield running
+
+
+@pytest.fixture
+def tgi(_tgi: Tgi) -> Tgi:
+    _tgi.reset()
+    return _tgi
+
+
+@pytest.fixture
+def asking(behind_tgi: RunningGateway, tgi: Tgi) -> Iterator[httpx2.Client]:
+    """A plain HTTP client of it, with a key of its own."""
+    with behind_tgi.client() as client:
+        yield client
+    eventually(behind_tgi.is_idle)

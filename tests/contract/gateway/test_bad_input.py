@@ -38,13 +38,26 @@ def user(content: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": content}]}
 
 
+def tool(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+def calling(arguments: str) -> dict[str, Any]:
+    call = {"id": "x", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
+NAMED = {"type": "function", "function": {"name": "g"}}
+ASKING = {"role": "user", "content": "hi"}
+CALLING = calling("{}")
+RESULT = {"role": "tool", "content": "y"}
 CHAT_CASES: list[tuple[str, dict[str, Any], str]] = [
     ("no messages", {"messages": []}, "messages"),
     ("messages absent", {"messages": None}, "messages"),
     ("a text for messages", {"messages": "hi"}, "messages"),
     ("an empty message", user(""), "messages.0"),
     ("white space only", user(" \n"), "messages.0"),
-    ("null content", user(None), "messages.0.content"),
+    ("null content", user(None), "messages.0"),
     ("a number for content", user(5), "messages.0.content"),
     ("no parts", user([]), "messages.0.content"),
     ("an image", user([{"type": "image_url", "image_url": {"url": "data:x"}}]), "messages.0.content"),
@@ -54,7 +67,7 @@ CHAT_CASES: list[tuple[str, dict[str, Any], str]] = [
     ("half a pair", user("\ud800"), "messages.0.content"),
     ("a kind with half a pair", user([{"type": "\udc00", "text": "x"}]), "messages.0.content"),
     ("an invented role", {"messages": [{"role": "wizard", "content": "hi"}]}, "messages.0.role"),
-    ("a tool's role", {"messages": [{"role": "tool", "content": "hi"}]}, "messages.0.role"),
+    ("a tool's result to no call", {"messages": [{"role": "tool", "content": "hi"}]}, "messages.0"),
     ("a role with half a pair", {"messages": [{"role": "\udc00", "content": "hi"}]}, "messages.0.role"),
     ("a role that is a list", {"messages": [{"role": ["user"], "content": "hi"}]}, "messages.0.role"),
     ("no role", {"messages": [{"content": "hi"}]}, "messages.0.role"),
@@ -74,10 +87,30 @@ CHAT_CASES: list[tuple[str, dict[str, Any], str]] = [
     ("five stops", {"stop": ["a", "b", "c", "d", "e"]}, "stop"),
     ("an empty stop", {"stop": ""}, "stop"),
     ("two answers", {"n": 2}, "n"),
-    ("tools", {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+    ("a function's role", {"messages": [{"role": "function", "content": "hi"}]}, "messages.0.role"),
+    (
+        "a result to a call nobody made",
+        {"messages": [ASKING, {**RESULT, "tool_call_id": "y"}]},
+        "messages.1.tool_call_id",
+    ),
+    ("a user who calls", {"messages": [{**CALLING, "role": "user"}]}, "messages.0"),
+    ("arguments that are no object", {"messages": [calling("[1]")]}, "messages.0.tool_calls.0.function.arguments"),
+    ("arguments that are no JSON", {"messages": [calling("{")]}, "messages.0.tool_calls.0.function.arguments"),
+    ("a tool without a name", {"tools": [{"type": "function", "function": {}}]}, "tools.0.function.name"),
+    ("a tool with an odd name", {"tools": [tool("a b")]}, "tools.0.function.name"),
+    ("a tool that is no function", {"tools": [{"type": "web_search"}]}, "any"),
+    ("two tools of one name", {"tools": [tool("f"), tool("f")]}, "tools"),
+    ("129 tools", {"tools": [tool(f"f{n}") for n in range(129)]}, "tools"),
+    ("a choice of no tool", {"tools": [tool("f")], "tool_choice": NAMED}, "tool_choice"),
+    ("a choice nobody knows", {"tools": [tool("f")], "tool_choice": "any"}, "any"),
     ("tool_choice required", {"tool_choice": "required"}, "tool_choice"),
-    ("json", {"response_format": {"type": "json_object"}}, "response_format"),
-    ("logprobs", {"logprobs": True}, "logprobs"),
+    ("a format nobody knows", {"response_format": {"type": "xml"}}, "response_format.type"),
+    ("json_schema without one", {"response_format": {"type": "json_schema"}}, "response_format"),
+    ("a regex without one", {"response_format": {"type": "regex"}}, "response_format"),
+    ("a regex for llama.cpp", {"response_format": {"type": "regex", "value": "a+"}}, "response_format"),
+    ("21 top_logprobs", {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ("top_logprobs without logprobs", {"top_logprobs": 2}, "top_logprobs"),
+    ("logprobs as a number", {"logprobs": 1}, "logprobs"),
     ("logit_bias", {"logit_bias": {"1": 5}}, "logit_bias"),
     ("audio", {"modalities": ["text", "audio"]}, "modalities"),
     ("a field nobody knows", {"temprature": 1}, "temprature"),
@@ -208,7 +241,6 @@ def test_a_body_that_is_not_declared_as_json(client: httpx2.Client, kind: str) -
     [
         ("GET", "/v1", 404, "not_found"),
         ("GET", "/v1/nope", 404, "not_found"),
-        ("POST", "/v1/completions", 404, "not_found"),
         ("POST", "/v1/embeddings", 404, "not_found"),
         ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
         ("DELETE", "/v1/chat/completions", 405, "method_not_allowed"),

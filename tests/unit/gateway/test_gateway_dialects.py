@@ -76,7 +76,7 @@ def tgi_event(text: str, reason: str | None = None, **fields: Any) -> bytes:
 )
 def test_texts_like_the_protocol_survive_the_repair(text: str) -> None:
     for stops in ([], ["never"]):
-        repair = ChunkRepair("m", stop=stops)
+        repair = ChunkRepair("m", Prompt([], 5, stop=stops))
         for n in range(2):
             patched = json.loads(repair.patched(tgi_event(text)) or b"")
             assert patched["choices"][0]["delta"].get("content") == text
@@ -87,7 +87,7 @@ def test_texts_like_the_protocol_survive_the_repair(text: str) -> None:
 def test_errors_and_garbage_pass_the_repair_for_whoever_decodes_them() -> None:
     for payload in (b'{"error":{"message":"x","http_status_code":422}}', b"garbage", b'{"choices":[{}]}', b"\xff", b""):
         for stops in ([], ["x"]):
-            repair = ChunkRepair("m", stop=stops)
+            repair = ChunkRepair("m", Prompt([], 5, stop=stops))
             assert repair.patched(payload) == payload
             with pytest.raises(UpstreamFailed):
                 tgi.decode(payload)
