@@ -170,8 +170,7 @@ def _revoke_key(options: argparse.Namespace) -> int:
 
 
 def _database() -> Database:
-    data_dir = ROOT / (os.environ.get("DATA_DIR") or "data")
-    return Database(data_dir / Settings.DATABASE_NAME)
+    return Database(Settings.database_from_env(os.environ, ROOT))
 
 
 def _state(key: ApiKey) -> str:

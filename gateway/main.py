@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import re
 from collections.abc import AsyncIterator
 
@@ -18,9 +17,10 @@ from starlette.routing import Match, Route
 
 from gateway.admission import Admission
 from gateway.auth import Keys
-from gateway.database import Database, hold_folder
+from gateway.database import Database
 from gateway.errors import GatewayError, InvalidRequest, MethodNotAllowed, NotFound
 from gateway.front import Front
+from gateway.heartbeat import Heartbeat
 from gateway.limits import MemoryLimits
 from gateway.open_turns import OpenTurns
 from gateway.routes import completions, conversations, ops, responses
@@ -45,32 +45,28 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         DatabaseError: the store cannot be opened, or another gateway has it.
     """
-    lock = hold_folder(settings.data_dir)
-    try:
-        database = Database(settings.database_path)
-    except BaseException:
-        os.close(lock)
-        raise
+    database = Database(settings.database, hold=True, wait_s=settings.database_wait_s)
     keys = Keys(database)
-    _make_first_keys(keys, settings)
+    with database.alone("first keys"):  # gateways that share a database may share the folder too
+        _make_first_keys(keys, settings)
     store = Store(database)
     open_turns = OpenTurns(store)
+    heartbeat = Heartbeat(database, store)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        closed = await store.close_open_turns()
-        if closed:
-            log.warning("%d answers that a crash had left open are closed as incomplete", closed)
-        checkpoints = asyncio.create_task(open_turns.run_checkpoints())
+        await heartbeat.begin()
+        running = {asyncio.create_task(work) for work in (open_turns.run_checkpoints(), heartbeat.run())}
         try:
             yield
         finally:
-            checkpoints.cancel()
-            await asyncio.wait({checkpoints})
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)
             with contextlib.suppress(GatewayError):
                 await open_turns.checkpoint()
+                await heartbeat.leave()
             database.close()
-            os.close(lock)
 
     app = fastapi_offline.FastAPIOffline(
         title="internlm-stack gateway", description=_DESCRIPTION, lifespan=lifespan, redoc_url=None
@@ -100,6 +96,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 def _make_first_keys(keys: Keys, settings: Settings) -> None:
     folder = settings.data_dir
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if keys.ensure_file(folder / "admin.key", "admin", frozenset({"chat", "admin"})):
         log.warning("the first start made an admin key: %s", folder / "admin.key")
     keys.ensure_file(folder / "webui.key", "web UI", frozenset({"chat", "on_behalf_of"}))

@@ -74,11 +74,20 @@ class Settings:
     tool_format: str = "engine"
     model_title: str | None = None
     model_note: Mapping[str, str] | None = None
+    database_url: str | None = field(default=None, repr=False)
+    database_wait_s: float = 30.0
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     @property
-    def database_path(self) -> Path:
-        return self.data_dir / self.DATABASE_NAME
+    def database(self) -> str:
+        """Where the history is: `sqlite:///path` or `postgresql://…`."""
+        return self.database_url or f"sqlite:///{self.data_dir / self.DATABASE_NAME}"
+
+    @classmethod
+    def database_from_env(cls, environ: Mapping[str, str], root: Path) -> str:
+        """The same for commands that need nothing else. Raises SettingsError."""
+        data_dir = root / (environ.get("DATA_DIR") or "data")
+        return _database_url(environ, root) or f"sqlite:///{data_dir / cls.DATABASE_NAME}"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], root: Path) -> Settings:
@@ -113,6 +122,8 @@ class Settings:
             all_users_rpm=_number(environ, "GATEWAY_ALL_USERS_RPM", 1200, 1, 1_000_000),
             address_rpm=_number(environ, "GATEWAY_ADDRESS_RPM", 120, 1, 1_000_000),
             tool_format=_one_of(environ, "GATEWAY_TOOL_FORMAT", TOOL_FORMATS),
+            database_url=_database_url(environ, root),
+            database_wait_s=_number(environ, "GATEWAY_DATABASE_WAIT_S", 30.0, 0.0, 3600.0),
             model_title=environ.get("GATEWAY_MODEL_TITLE") or None,
             timeouts=Timeouts(
                 connect_s=_number(environ, "GATEWAY_CONNECT_TIMEOUT_S", 5.0, 0.1, 3600.0),
@@ -148,6 +159,32 @@ def _one_of(environ: Mapping[str, str], name: str, values: tuple[str, ...]) -> s
     if value not in values:
         raise SettingsError(f"{name}={value!r} is none of: {', '.join(values)}.")
     return value
+
+
+def _database_url(environ: Mapping[str, str], root: Path) -> str | None:
+    """The complaints never show the value: a password may be in it."""
+    url = environ.get("DATABASE_URL")
+    if not url:
+        return None
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme == "sqlite" and rest.startswith("/") and rest.strip("/"):
+        return f"sqlite:///{root / rest[1:]}"
+    if separator and scheme in ("postgresql", "postgres", "postgresql+psycopg"):
+        try:
+            parts = urlsplit(f"postgresql://{rest}")
+            is_whole = parts.port != 0 and bool(parts.path.strip("/")) and not parts.fragment
+        except ValueError:  # a port that is none, or half an IPv6 address
+            is_whole = False
+        if is_whole:
+            return f"postgresql://{rest}"
+        raise SettingsError(
+            "DATABASE_URL must have the form postgresql://user:password@host:port/database; special characters in the "
+            "password are written as %40 (@), %2F (/), %23 (#)."
+        )
+    raise SettingsError(
+        "DATABASE_URL must be postgresql://user:password@host:port/database or sqlite:///path; unset it for a SQLite "
+        "file in DATA_DIR."
+    )
 
 
 def _pairs(environ: Mapping[str, str], name: str) -> list[tuple[str, str]]:

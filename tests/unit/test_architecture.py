@@ -26,9 +26,13 @@ RULES: list[tuple[str, tuple[str, ...], set[str], tuple[str, ...]]] = [
     (
         "only the gateway's store, database, keys and migrations speak SQL",
         ("",),
-        {"sqlalchemy", "alembic", "sqlite3"},
+        {"sqlalchemy", "alembic", "sqlite3", "psycopg"},
         (
-            *(f"gateway/{name}.py" for name in ("store", "stored_turns", "records", "tables", "database", "auth")),
+            *(
+                f"gateway/{name}.py"
+                for name in ("store", "stored_turns", "records", "tables", "database", "heartbeat", "auth")
+            ),
+            "gateway/databases/",
             "gateway/migrations/",
         ),
     ),

@@ -6,9 +6,6 @@ tests/released/ holds one small dump for each migration that a release ended wit
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,16 +20,7 @@ pytestmark = pytest.mark.unit
 RELEASED = sorted((Path(__file__).resolve().parents[2] / "released").glob("*.sql"))
 
 
-@pytest.fixture(params=RELEASED, ids=lambda path: path.stem)
-def migrated(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    """A database that an earlier release wrote, opened by this one."""
-    with closing(sqlite3.connect(tmp_path / "x.sqlite3")) as connection:
-        connection.executescript(request.param.read_text())
-    database = Database(tmp_path / "x.sqlite3")
-    yield database
-    database.close()
-
-
+@pytest.mark.parametrize("migrated", RELEASED, ids=lambda path: path.stem, indirect=True)
 def test_nothing_is_lost_on_the_way_up(migrated: Database) -> None:
     store, keys = Store(migrated), Keys(migrated)
 

@@ -18,7 +18,7 @@ def test_one_variable_is_enough() -> None:
     settings = Settings.from_env(GOOD, ROOT)
     assert settings.upstream == UpstreamAddress("llamacpp", "http://127.0.0.1:8080", None)
     assert (settings.host, settings.port, settings.data_dir) == ("127.0.0.1", 8000, ROOT / "data")
-    assert settings.database_path == ROOT / "data" / "gateway.sqlite3"
+    assert settings.database == f"sqlite:///{ROOT}/data/gateway.sqlite3"
 
 
 def test_empty_values_mean_the_defaults() -> None:
@@ -123,3 +123,40 @@ def test_addresses(url: str, host: str, port: int, named: str) -> None:
     assert (address.host, address.port, address.authority) == (host, port, named)
     assert address.prefix == ("/pre" if "pre" in url else "")
     assert (address.tls is not None) == url.startswith("https")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("", f"sqlite:///{ROOT}/data/gateway.sqlite3"),
+        ("sqlite:///history.db", f"sqlite:///{ROOT}/history.db"),
+        ("sqlite:////var/lib/history.db", "sqlite:////var/lib/history.db"),
+        ("postgresql://u:p%40@db:5433/stack?sslmode=require", "postgresql://u:p%40@db:5433/stack?sslmode=require"),
+        ("postgres://u@db/stack", "postgresql://u@db/stack"),
+        ("postgresql+psycopg:///stack?host=/run/postgresql", "postgresql:///stack?host=/run/postgresql"),
+    ],
+)
+def test_where_the_history_is(given: str, meant: str) -> None:
+    environ = {"GATEWAY_UPSTREAMS": "llamacpp=http://127.0.0.1:8080", "DATABASE_URL": given}
+    settings = Settings.from_env(environ, ROOT)
+    assert settings.database == Settings.database_from_env(environ, ROOT) == meant
+    assert "p%40" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "mysql://u:secret@db/stack",
+        "postgresql:/u:secret@db/stack",
+        "postgresql://u:secret@db",
+        "postgresql://u:secret@db:port/stack",
+        "postgresql://u:secret#1@db/stack",
+        "sqlite:///",
+        "secret",
+    ],
+)
+def test_a_database_url_that_is_none_is_refused_without_showing_it(given: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.database_from_env({"DATABASE_URL": given}, ROOT)
+    assert "DATABASE_URL" in str(caught.value)
+    assert "secret" not in str(caught.value)
