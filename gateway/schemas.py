@@ -376,7 +376,7 @@ class KeyCreate(KeyLimits):
     """`POST /v1/keys` (ours)."""
 
     name: KeyName
-    scopes: Annotated[list[Literal["chat", "admin", "on_behalf_of"]], Field(min_length=1, max_length=3)] = ["chat"]
+    scopes: list[Literal["chat", "admin", "on_behalf_of"]] = Field(default=["chat"], min_length=1, max_length=3)
 
 
 class KeyChange(KeyLimits):

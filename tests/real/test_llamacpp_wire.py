@@ -153,3 +153,48 @@ def test_leaving_frees_the_engine(gateway: RunningGateway, client: httpx2.Client
     short = {"messages": [{"role": "user", "content": "Say hi."}], "max_tokens": 2}
     assert client.post("/v1/chat/completions", json=short).is_success
     assert time.monotonic() - started < 5
+
+
+CITY = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"]}
+QUESTION = {"model": MODEL, "messages": [{"role": "user", "content": "What is the weather in Paris?"}], "seed": 1}
+WEATHER = {
+    "type": "function",
+    "function": {"name": "get_weather", "description": "Weather of a city", "parameters": CITY},
+}
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_an_answer_of_a_given_form_parses(gateway: RunningGateway, is_streamed: bool) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY | {"additionalProperties": False}}}
+    with gateway.client() as client:
+        body = QUESTION | {"response_format": wanted, "max_tokens": 60, "stream": is_streamed}
+        answer = client.post("/v1/chat/completions", json=body)
+    if is_streamed:
+        events = events_of(answer.text)
+        text = "".join(c["delta"].get("content") or "" for e in events for c in e.get("choices", ()))
+    else:
+        text = answer.json()["choices"][0]["message"]["content"]
+    assert set(json.loads(text)) == {"city"}
+
+
+@pytest.mark.parametrize("tools", [[WEATHER], [WEATHER, {"type": "function", "function": {"name": "now"}}]])
+def test_a_call_that_is_demanded_comes(gateway: RunningGateway, tools: list[dict[str, object]]) -> None:
+    """SmolLM2's template knows no tools: llama.cpp itself would answer in words."""
+    with gateway.client() as client:
+        body = QUESTION | {"tools": tools, "tool_choice": "required", "max_tokens": 80}
+        (choice,) = client.post("/v1/chat/completions", json=body).json()["choices"]
+    (call,) = choice["message"]["tool_calls"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert call["function"]["name"] in ("get_weather", "now")
+    assert isinstance(json.loads(call["function"]["arguments"]), dict)
+
+
+def test_log_probabilities_and_legacy_completions(gateway: RunningGateway) -> None:
+    with gateway.client() as client:
+        body = QUESTION | {"logprobs": True, "top_logprobs": 2, "max_tokens": 3}
+        tokens = client.post("/v1/chat/completions", json=body).json()["choices"][0]["logprobs"]["content"]
+        assert [len(token["top_logprobs"]) for token in tokens] == [2, 2, 2]
+        body = {"prompt": "The capital of France is", "max_tokens": 4, "temperature": 0, "logprobs": 1}
+        (choice,) = client.post("/v1/completions", json=body).json()["choices"]
+    assert "Paris" in choice["text"]
+    assert "".join(choice["logprobs"]["tokens"]) == choice["text"]

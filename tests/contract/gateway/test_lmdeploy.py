@@ -213,3 +213,87 @@ def test_a_server_that_sleeps_is_not_ready(asking: httpx2.Client, script: Script
     assert eventually(is_ready)
     script.health = {"status": "sleeping", "message": "x"}
     assert eventually(lambda: not is_ready())
+
+
+# --- tools, forms, log probabilities, completions
+
+
+def call_piece(arguments: str, name: str | None = None, reason: str | None = None) -> bytes:
+    """LMDeploy makes an id for each piece, and names what it has not as null."""
+    call = {"id": f"chatcmpl-tool-{len(arguments)}", "index": 0, "type": "function"}
+    call |= {"function": {"name": name, "arguments": arguments}}
+    delta = {"role": "assistant", "content": None, "reasoning_content": None, "gen_tokens": None, "tool_calls": [call]}
+    fields = {"id": "17", "object": "chat.completion.chunk", "created": 1795374291, "model": MODEL}
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+    return (
+        b"data: " + json.dumps(fields | {"choices": [choice], "usage": None}, separators=(",", ":")).encode() + b"\n\n"
+    )
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_calls_have_one_id_each(asking: httpx2.Client, script: Script, is_streamed: bool) -> None:
+    script.next = streaming(
+        call_piece("", "f"),
+        call_piece('{"a":'),
+        call_piece("1}"),
+        event(reason="tool_calls"),
+        event(usage=(7, 3)),
+        DONE,
+    )
+    if is_streamed:
+        *events, done = streamed(asking, tools=[TOOL])
+        pieces = [p for e in events for c in e["choices"] for p in c["delta"].get("tool_calls", ())]
+        assert ["id" in piece for piece in pieces] == [True, False, False]
+        assert ["name" in piece["function"] for piece in pieces] == [True, False, False]
+        assert "".join(piece["function"]["arguments"] for piece in pieces) == '{"a":1}'
+        assert events[-2]["choices"][0]["finish_reason"] == "tool_calls"
+        assert done == {"done": True}
+    else:
+        (choice,) = asking.post(CHAT, json=HI | {"tools": [TOOL]}).json()["choices"]
+        assert choice["finish_reason"] == "tool_calls"
+        assert choice["message"]["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"a":1}'}
+    assert script.chat.body["tools"] == [TOOL]
+
+
+def test_forms_are_openais_and_a_regex_has_its_own(asking: httpx2.Client, script: Script) -> None:
+    schema = {"type": "object", "properties": {}}
+    for wanted, sent in (
+        ({"type": "json_object"}, {"type": "json_object"}),
+        (
+            {"type": "json_object", "value": schema},
+            {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}},
+        ),
+        ({"type": "regex", "value": "a+"}, {"type": "regex_schema", "regex_schema": "a+"}),
+    ):
+        assert asking.post(CHAT, json=HI | {"response_format": wanted}).is_success
+        assert script.chat.body["response_format"] == sent
+
+
+def test_log_probabilities_are_handed_on(asking: httpx2.Client, script: Script) -> None:
+    token = {"token": "Hel", "bytes": [72, 101, 108], "logprob": -0.1, "top_logprobs": []}
+    piece = event("Hel").replace(b'"logprobs":null', b'"logprobs":' + json.dumps({"content": [token]}).encode())
+    script.next = streaming(piece, *END)
+    (choice,) = asking.post(CHAT, json=HI | {"logprobs": True}).json()["choices"]
+    assert choice["logprobs"]["content"] == [token]
+    assert (script.chat.body["logprobs"], script.chat.body["top_logprobs"]) == (True, 0)
+
+
+def test_legacy_completions(asking: httpx2.Client, script: Script) -> None:
+    common = {"id": "-1", "object": "text_completion", "created": 5, "model": MODEL}
+
+    def text_event(text: str, reason: str | None = None) -> bytes:
+        choice = {"index": 0, "text": text, "logprobs": None, "gen_tokens": None, "finish_reason": reason}
+        return b"data: " + json.dumps(common | {"choices": [choice], "usage": None}).encode() + b"\n\n"
+
+    usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    counted = b"data: " + json.dumps(common | {"choices": [], "usage": usage}).encode() + b"\n\n"
+    script.next = streaming(text_event("Once"), text_event(" upon"), text_event("", "length"), counted, DONE)
+    body = asking.post("/v1/completions", json={"prompt": "x"}).json()
+    assert (body["choices"][0]["text"], body["choices"][0]["finish_reason"]) == ("Once upon", "length")
+    assert body["usage"]["total_tokens"] == 10
+    assert script.server.of("/v1/completions")[-1].body["max_tokens"] == 16  # OpenAI's default; LMDeploy's is the rest
+    answer = asking.post("/v1/completions", json={"prompt": "x", "logprobs": 1})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "logprobs")

@@ -10,6 +10,7 @@ import httpx2
 import openai
 import pytest
 
+from gateway.dialects import openai as dialect
 from tests.fakes.scripted import Answer, Asked, ScriptedServer, scripted_server
 from tests.running_gateway import MODEL, RunningGateway, events_of, eventually, run_gateway
 
@@ -44,7 +45,7 @@ class Script:
     def answer(self, asked: Asked) -> Answer:
         if asked.path == "/base/v1/models":
             return Answer(200, {}, b'{"object":"list","data":[]}')
-        return self.next if asked.path == f"/base{CHAT}" else Answer(404)
+        return self.next if asked.path in (f"/base{CHAT}", "/base/v1/completions") else Answer(404)
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +190,61 @@ def test_tokens_are_estimated_and_nobody_is_asked(asking: httpx2.Client, script:
 
 def test_ready(asking: httpx2.Client) -> None:
     assert asking.get("/readyz").is_success
+
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "f", "parameters": {"type": "object", "properties": {}}, "strict": True},
+}
+
+
+def test_tools_forms_and_log_probabilities_are_passed_on_and_back(asking: httpx2.Client, script: Script) -> None:
+    call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    pieces = (ROLE, event({"tool_calls": [call]}), event({}, "tool_calls"), USAGE, DONE)
+    script.next = Answer(200, SSE, pieces=pieces)
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}, "strict": True}}
+    fields = {"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False, "response_format": wanted}
+    fields |= {"logprobs": True, "top_logprobs": 20}
+    assert raw_stream(asking, **fields).content == b"".join(pieces)
+    sent = script.server.of(f"/base{CHAT}")[-1].body
+    named = {"type": "function", "function": {"name": "f"}}
+    assert {name: sent[name] for name in fields} == fields | {"tool_choice": named}  # of one tool the same
+    (choice,) = asking.post(CHAT, json=HI | fields).json()["choices"]
+    assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", None)
+    assert choice["message"]["tool_calls"] == [{k: v for k, v in call.items() if k != "index"}]
+
+
+def test_no_event_of_a_call_is_taken_for_text(asking: httpx2.Client) -> None:
+    call = {"index": 0, "function": {"arguments": "{}"}}
+    for payload in (
+        event({"tool_calls": [call]}),
+        event({"content": "x"}).replace(b'"logprobs":null', b'"logprobs":{"content":[]}'),
+    ):
+        assert not dialect.is_plain_delta(payload[6:-2])
+    for text in ('"tool_calls":[{', '"logprobs":{', '"usage":{', '"error":'):
+        assert dialect.is_plain_delta(event({"content": text})[6:-2])
+
+
+def test_a_regular_expression_is_refused_by_name(asking: httpx2.Client) -> None:
+    answer = asking.post(CHAT, json=HI | {"response_format": {"type": "regex", "value": "a"}})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "response_format")
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_legacy_completions_pass(asking: httpx2.Client, script: Script, is_streamed: bool) -> None:
+    logprobs = {"tokens": ["Once"], "token_logprobs": [-0.5], "top_logprobs": [{"Once": -0.5}], "text_offset": [0]}
+    common = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": MODEL}
+
+    def piece(text: str, reason: str | None = None, **fields: Any) -> bytes:
+        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason} | fields
+        return b"data: " + json.dumps(common | {"choices": [choice]}, separators=(",", ":")).encode() + b"\n\n"
+
+    pieces = (piece("Once", logprobs=logprobs), piece("", "stop"), DONE)
+    script.next = Answer(200, SSE, pieces=pieces)
+    answer = asking.post("/v1/completions", json={"prompt": "x", "logprobs": 1, "stream": is_streamed})
+    if is_streamed:
+        assert answer.content == b"".join(pieces)
+    else:
+        (choice,) = answer.json()["choices"]
+        assert (choice["text"], choice["finish_reason"], choice["logprobs"]) == ("Once", "stop", logprobs)
+    assert script.server.of("/base/v1/completions")[-1].body["logprobs"] == 1
