@@ -9,11 +9,19 @@ from collections.abc import Awaitable, Callable
 
 import uvloop
 
-from bench import model, profile, relay
+from bench import departures, fairness, latency, limits, model, plain, profile, relay
 from bench.processes import allow_many_files
 from bench.table import Options, Row, render
 
-PARTS: dict[str, Callable[[Options], Awaitable[list[Row]]]] = {"relay": relay.measure, "model": model.measure}
+PARTS: dict[str, Callable[[Options], Awaitable[list[Row]]]] = {
+    "relay": relay.measure,
+    "plain": plain.measure,
+    "latency": latency.measure,
+    "departures": departures.measure,
+    "limits": limits.measure,
+    "fairness": fairness.measure,
+    "model": model.measure,
+}
 ON_DEMAND: dict[str, Callable[[Options], Awaitable[list[Row]]]] = {"profile": profile.measure}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import re
 import sys
 import time
@@ -20,6 +21,7 @@ from bench.script import Script
 
 _LIMIT = re.compile(rb'"max_(?:completion_)?tokens":\s?(\d+)')
 _LENGTH = re.compile(rb"\r\ncontent-length: ?(\d+)", re.IGNORECASE)
+_CLOSES = re.compile(rb"\r\nconnection: ?close", re.IGNORECASE)
 _STREAMS = re.compile(rb'"stream":\s?true')
 _WANTS_USAGE = re.compile(rb'"include_usage":\s?true')
 _TEXT = (
@@ -88,11 +90,12 @@ class Mock:
 class Answer:
     """One answer on its way, streamed or whole."""
 
-    def __init__(self, mock: Mock, transport: asyncio.Transport, body: bytes) -> None:
+    def __init__(self, mock: Mock, transport: asyncio.Transport, body: bytes, *, is_last: bool) -> None:
         self.script = Script.last_in(body)
         self.is_over = False
         self._mock = mock
         self._transport = transport
+        self._is_last = is_last
         self._loop = asyncio.get_running_loop()
         limit = _LIMIT.search(body)
         self._total = min(self.script.tokens, int(limit[1])) if limit else self.script.tokens
@@ -106,7 +109,8 @@ class Answer:
         self._is_waiting = False
         self._stamps: list[float] = []
         self._begun_at = time.monotonic()
-        self._due_at = self._loop.time() + self.script.first_ms / 1000
+        spread_ms = random.random() * self.script.spread_ms
+        self._due_at = self._loop.time() + (self.script.first_ms + spread_ms) / 1000
         self._timer: asyncio.Handle | None = None
 
     def start(self) -> None:
@@ -211,6 +215,8 @@ class Answer:
     def _end(self, how: str) -> None:
         self.is_over = True
         self._mock.leave()
+        if self._is_last:
+            self._transport.close()
         if self._timer is not None:
             self._timer.cancel()
         if self.script.id:
@@ -239,14 +245,16 @@ class Connection(asyncio.Protocol):
         size = int(length[1]) if length else 0
         if len(rest) >= size:
             self._received = rest[size:]
-            self._answer_to(head.split(b" ", 2)[1], rest[:size])
+            self._answer_to(head.split(b" ", 2)[1], rest[:size], is_last=_CLOSES.search(head) is not None)
 
-    def _answer_to(self, path: bytes, body: bytes) -> None:
+    def _answer_to(self, path: bytes, body: bytes, *, is_last: bool) -> None:
         if path.endswith(b"/chat/completions"):
-            self._answer = Answer(self._mock, self._transport, body)
+            self._answer = Answer(self._mock, self._transport, body, is_last=is_last)
             self._answer.start()
-        else:
-            self._transport.write(self._plain(path, body))
+            return
+        self._transport.write(self._plain(path, body))
+        if is_last:
+            self._transport.close()
 
     def _plain(self, path: bytes, body: bytes) -> bytes:
         if path == b"/health":

@@ -90,8 +90,8 @@ def new_key(data_dir: Path, name: str, *options: str) -> str | None:
 
 @contextmanager
 def nginx(upstream_port: int) -> Iterator[Target | None]:
-    """nginx as a proxy that only moves bytes, as one would set it up for streams: one worker, no log, no buffering,
-    HTTP/1.1 and kept connections to the upstream. None where it is not installed."""
+    """nginx as a proxy that only moves bytes: one worker, no log, no buffering, HTTP/1.1 to the upstream with a
+    connection for each request, as the gateway has. None where it is not installed."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if program is None:
         yield None
@@ -110,12 +110,9 @@ events {{ worker_connections 16384; }}
 http {{
   access_log off; keepalive_requests 1000000; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
   fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-  upstream mock {{ server 127.0.0.1:{upstream_port}; keepalive 512; keepalive_requests 1000000; }}
   server {{
     listen 127.0.0.1:{port} backlog=4096;
-    location / {{
-      proxy_pass http://mock; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
-    }}
+    location / {{ proxy_pass http://127.0.0.1:{upstream_port}; proxy_http_version 1.1; proxy_buffering off; }}
   }}
 }}
 """

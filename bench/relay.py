@@ -34,7 +34,7 @@ class Load:
 PACED = Load(
     name="paced",
     what="CPU per streamed chunk, 256 streams at one token each 20 ms",
-    script=Script(tokens=TOKENS, first_ms=20, pace_ms=20),
+    script=Script(tokens=TOKENS, first_ms=20, spread_ms=20, pace_ms=20),
     streams=256,
     answers=1,
     chat_limit=1.6,

@@ -15,6 +15,7 @@ class Script:
     Attributes:
         tokens: how many the answer has, unless the request's max_tokens cuts it.
         first_ms: from the request to the first token.
+        spread_ms: the first token is later by a random part of this, so that streams do not march in step.
         pace_ms: from one write to the next; 0: as fast as the reader takes them.
         batch: tokens in a write, each in an HTTP chunk of its own, as an engine's decode steps pile up in a burst.
         stamp: each token's text tells when it was made (time.monotonic_ns, which all processes of a machine share).
@@ -27,6 +28,7 @@ class Script:
 
     tokens: int = 20
     first_ms: float = 0.0
+    spread_ms: float = 0.0
     pace_ms: float = 0.0
     batch: int = 1
     stamp: int = 0
