@@ -9,7 +9,20 @@ from collections.abc import Awaitable, Callable
 
 import uvloop
 
-from bench import departures, fairness, latency, limits, model, plain, profile, relay
+from bench import (
+    departures,
+    fairness,
+    faults,
+    history,
+    latency,
+    limits,
+    memory,
+    model,
+    outage,
+    plain,
+    profile,
+    relay,
+)
 from bench.processes import allow_many_files
 from bench.table import Options, Row, render
 
@@ -20,6 +33,10 @@ PARTS: dict[str, Callable[[Options], Awaitable[list[Row]]]] = {
     "departures": departures.measure,
     "limits": limits.measure,
     "fairness": fairness.measure,
+    "history": history.measure,
+    "faults": faults.measure,
+    "outage": outage.measure,
+    "memory": memory.measure,
     "model": model.measure,
 }
 ON_DEMAND: dict[str, Callable[[Options], Awaitable[list[Row]]]] = {"profile": profile.measure}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from bench.script import Script
 CHAT = "/v1/chat/completions"
 RESPONSES = "/v1/responses"
 _TOKENS = (re.compile(rb'"content":"'), re.compile(rb'"type":"response\.output_text\.delta"'))
+_RESPONSE_ID = re.compile(rb'"id":"(resp_\w+)"')
 _STAMP = re.compile(rb'" t(\d{6,})"')
 _LENGTH = re.compile(rb"\r\ncontent-length: ?(\d+)", re.IGNORECASE)
 _LAST_FRAME = b"\r\n0\r\n\r\n"
@@ -51,9 +53,16 @@ class Reply:
         """Whether a client would take it for a complete answer: its API's closing event, or a whole JSON body."""
         if not self.is_whole or self.status != 200:
             return False
-        if not self.headers.get("content-type", "").startswith("text/event-stream"):
-            return True
-        return self.body.endswith(b"data: [DONE]\n\n") or b'"type":"response.completed"' in self.body
+        if self.headers.get("content-type", "").startswith("text/event-stream"):
+            return self.body.endswith(b"data: [DONE]\n\n") or b'"type":"response.completed"' in self.body
+        answer = self.json()
+        return bool(answer["object"] != "response" or answer["status"] == "completed")
+
+    @property
+    def response_id(self) -> str | None:
+        """The id of a response, once it was told: its question is then on disk."""
+        found = _RESPONSE_ID.search(self.body)
+        return found[1].decode() if found else None
 
     @property
     def ttft_s(self) -> float:
@@ -191,6 +200,10 @@ class Target:
         )
         return head.encode() + content
 
+    def get(self, path: str) -> bytes:
+        """A GET, as bytes."""
+        return self.raw("GET", path)
+
     async def ask(self, request: bytes) -> Reply:
         """One request on a connection of its own."""
         async with Connections(self, 1) as (connection,):
@@ -219,7 +232,13 @@ async def connect(target: Target, *, is_slow: bool = False) -> Connection:
     """Opens a connection; a slow one reads nothing until `read_on`."""
     loop = asyncio.get_running_loop()
     make = partial(Connection, is_slow=is_slow)
-    if target.unix_path:
+    if is_slow:  # so that the answer waits in the proxy, and not in the kernel
+        small = socket.socket()
+        small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        small.setblocking(False)
+        await loop.sock_connect(small, ("127.0.0.1", target.port))
+        _, connection = await loop.create_connection(make, sock=small)
+    elif target.unix_path:
         _, connection = await loop.create_unix_connection(make, target.unix_path)
     else:
         _, connection = await loop.create_connection(make, "127.0.0.1", target.port)

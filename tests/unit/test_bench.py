@@ -253,3 +253,11 @@ def test_a_profile_counts_the_samples_of_the_main_thread() -> None:
     assert "75.0 %  send (b.py:2)" in text
     assert "100.0 %  _serve (a.py:1)" in text
     assert "wait" not in text
+
+
+def test_a_response_is_complete_when_its_status_says_so() -> None:
+    headers = {"content-type": "application/json"}
+    for status, is_complete in (("completed", True), ("incomplete", False), ("failed", False)):
+        body = json.dumps({"object": "response", "id": "resp_7", "status": status}, separators=(",", ":")).encode()
+        reply = Reply(0, status=200, headers=headers, body=body, is_whole=True)
+        assert (reply.is_complete, reply.response_id) == (is_complete, "resp_7")
