@@ -127,7 +127,7 @@ class Collected(Protocol):
     def take(self, chunk: Chunk) -> None:
         """Adds one event of the answer."""
 
-    def as_object(self, unique: str, model: str) -> dict[str, Any]:
+    def as_object(self, unique: str, model: str) -> Any:
         """The whole answer; `unique` makes its id."""
 
 

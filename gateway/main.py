@@ -23,7 +23,7 @@ from gateway.front import Front
 from gateway.heartbeat import Heartbeat
 from gateway.limits import MemoryLimits
 from gateway.open_turns import OpenTurns
-from gateway.routes import completions, conversations, ops, responses
+from gateway.routes import completions, conversations, native, ops, responses
 from gateway.routes import keys as key_routes
 from gateway.settings import Settings
 from gateway.store import Store
@@ -31,7 +31,7 @@ from gateway.turn import Parts
 from gateway.upstream import Upstream
 
 log = logging.getLogger("gateway")
-_ROUTES = (completions, responses, conversations, key_routes, ops)
+_ROUTES = (completions, responses, conversations, native, key_routes, ops)
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _VALIDATORS_OWN = re.compile(r"function-|list\[|constrained-|[A-Z]\w*$")
 _DESCRIPTION = "OpenAI's API in front of an InternLM2 chat model, with keys, limits and stored conversations."

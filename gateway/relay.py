@@ -102,12 +102,18 @@ class ChatStream(Relayed):
                 has_started = True
                 await generation.relay(functools.partial(self._hand_on, generation))
                 self._turn.require_finished()
-            closing = render(DONE)
+            closing = self._ending()
         except Exception as broken:  # after the start an error can only be an event, and no [DONE] follows it
             if not has_started:
                 raise
-            closing = render(msgspec.json.encode(self.in_words(broken).body(self.request_id)))
+            closing = self._failure(self.in_words(broken))
         await self.end_stream(send, closing)
+
+    def _ending(self) -> bytes:
+        return render(DONE)
+
+    def _failure(self, error: GatewayError) -> bytes:
+        return render(msgspec.json.encode(error.body(self.request_id)))
 
     def _hand_on(self, generation: Generation, payloads: list[bytes]) -> Awaitable[None] | None:
         """Sends the events that the caller wants; raises the error that one of them reports, after those before it."""
@@ -127,6 +133,16 @@ class ChatStream(Relayed):
         self._turn.note(chunk)
         is_usage = chunk.usage is not None and chunk.finish_reason is None and not chunk.text
         return self._turn.wants_usage or not is_usage
+
+
+class NativeStream(ChatStream):
+    """TGI's own events: its errors are flat, and nothing but the end of the body says that they are all there."""
+
+    def _ending(self) -> bytes:
+        return b""
+
+    def _failure(self, error: GatewayError) -> bytes:
+        return render(msgspec.json.encode({"error": error.message, "error_type": error.code}))
 
 
 class ChatCompletion(Relayed):

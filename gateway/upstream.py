@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 
 import msgspec
 
-from gateway.dialects import Count, Dialect, Prompt, Repair, llamacpp, lmdeploy, openai, tgi
+from gateway.dialects import Count, Dialect, Prompt, Repair, llamacpp, lmdeploy, openai, tgi, tgi_native
 from gateway.dialects.internlm2 import InternLM2Tools
 from gateway.errors import GatewayError, UpstreamFailed, UpstreamNotReady, UpstreamTimeout
 from gateway.markers import defuse, defused
@@ -56,7 +56,7 @@ class Upstream:
         Raises:
             UpstreamNotReady, UpstreamFailed, UpstreamTimeout, ContextTooLong, InvalidRequest
         """
-        dialect, prompt = self._dialect, defused(prompt)
+        dialect, prompt = self._dialect if prompt.native is None else tgi_native, defused(prompt)
         path = dialect.CHAT_PATH if prompt.raw is None else dialect.COMPLETIONS_PATH
         exchange = await self._send("POST", path, dialect.chat_body(prompt, self._model))
         generation = Generation(
@@ -85,15 +85,23 @@ class Upstream:
         """
         return await self._ask(self._dialect.count(defuse(text), self._model))
 
-    async def _ask(self, count: Count | int) -> int:
-        if isinstance(count, int):
-            return count
+    async def fetch(self, method: str, path: str, body: bytes) -> bytes:
+        """The body of a small answer that is no generation.
+
+        Raises:
+            UpstreamNotReady, UpstreamFailed, UpstreamTimeout, InvalidRequest
+        """
         async with self._counting:
-            with await self._send("POST", count.path, count.body) as exchange:
+            with await self._send(method, path, body) as exchange:
                 status = await _in_words(exchange.read_head(self._timeouts.between_tokens_s))
                 if status != 200:
                     raise await self._refusal(exchange, status)
-                answer = await _in_words(exchange.read_all(self._timeouts.between_tokens_s, limit_bytes=64 << 20))
+                return await _in_words(exchange.read_all(self._timeouts.between_tokens_s, limit_bytes=64 << 20))
+
+    async def _ask(self, count: Count | int) -> int:
+        if isinstance(count, int):
+            return count
+        answer = await self.fetch("POST", count.path, count.body)
         try:
             return count.read(answer)
         except msgspec.DecodeError:

@@ -66,6 +66,7 @@ class Prompt:
     Attributes:
         max_tokens: of the answer, at most.
         raw: a text to continue as it is, in place of messages (legacy completions).
+        native: TGI's own parameters, when `raw` is to be generated from in TGI's own way.
         is_limited: False when nobody asked for a limit; `max_tokens` is then the whole context, prompt included.
         stop: texts that end the answer and are left out of it.
         temperature, top_p, top_k, min_p, repetition_penalty, seed, presence_penalty, frequency_penalty: None means
@@ -77,6 +78,7 @@ class Prompt:
     messages: Sequence[PromptMessage]
     max_tokens: int
     raw: str | None = None
+    native: Mapping[str, Any] | None = None
     is_limited: bool = True
     stop: Sequence[str] = ()
     temperature: float | None = None
@@ -122,7 +124,7 @@ class Chunk:
     """One event of an answer, decoded.
 
     Attributes:
-        logprobs: OpenAI's objects, one for each token.
+        logprobs: OpenAI's objects, one for each token; of a native generation TGI's.
     """
 
     text: str = ""

@@ -24,11 +24,12 @@ import gateway.settings
 import inference
 import webui.settings
 from gateway import errors, schemas
-from gateway.routes import completions, conversations, keys, ops, responses
+from gateway.routes import completions, conversations, keys, native, ops, responses
 
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parents[2]
+ROUTES = (completions, conversations, keys, native, ops, responses)
 API = ROOT / "docs" / "api.md"
 READMES = (ROOT / "README.md", ROOT / "README_zh-CN.md")
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
@@ -151,7 +152,7 @@ def test_env_example_shows_the_defaults_and_a_shell_can_read_it(tmp_path: Path) 
 @cache
 def schema() -> dict[str, dict[str, object]]:
     app = FastAPI()
-    for part in (completions, conversations, keys, ops, responses):
+    for part in ROUTES:
         app.include_router(part.router)
     paths: dict[str, dict[str, object]] = app.openapi()["paths"]
     return paths
@@ -159,7 +160,7 @@ def schema() -> dict[str, dict[str, object]]:
 
 def test_every_file_of_routes_is_looked_at_here() -> None:
     files = {path.stem for path in (ROOT / "gateway" / "routes").glob("*.py")} - {"__init__"}
-    assert files == {part.__name__.rpartition(".")[2] for part in (completions, conversations, keys, ops, responses)}
+    assert files == {part.__name__.rpartition(".")[2] for part in ROUTES}
 
 
 def test_api_md_names_every_route_and_no_other() -> None:

@@ -239,7 +239,7 @@ def test_a_body_that_is_not_declared_as_json(client: httpx2.Client, kind: str) -
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/v1", 404, "not_found"),
+        ("GET", "/v1", 405, "method_not_allowed"),
         ("GET", "/v1/nope", 404, "not_found"),
         ("POST", "/v1/embeddings", 404, "not_found"),
         ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
