@@ -21,8 +21,9 @@ from gateway.database import Database
 from gateway.errors import GatewayError, InvalidRequest, MethodNotAllowed, NotFound
 from gateway.front import Front
 from gateway.heartbeat import Heartbeat
-from gateway.limits import MemoryLimits
+from gateway.limits import Limits, MemoryLimits
 from gateway.open_turns import OpenTurns
+from gateway.redis_limits import RedisLimits
 from gateway.routes import completions, conversations, native, ops, responses
 from gateway.routes import keys as key_routes
 from gateway.settings import Settings
@@ -52,13 +53,15 @@ def create_app(settings: Settings) -> FastAPI:
     store = Store(database)
     open_turns = OpenTurns(store)
     heartbeat = Heartbeat(database, store)
+    limits = _limits(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await heartbeat.begin()
         running = {asyncio.create_task(work) for work in (open_turns.run_checkpoints(), heartbeat.run())}
         try:
-            yield
+            async with limits.running():
+                yield
         finally:
             for task in running:
                 task.cancel()
@@ -78,7 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
             settings.upstream, model=settings.model, timeouts=settings.timeouts, tool_format=settings.tool_format
         ),
         store=store,
-        limits=MemoryLimits(),
+        limits=limits,
         admission=Admission(slots=settings.slots, max_waiting=settings.max_waiting, max_wait_s=settings.max_wait_s),
         open_turns=open_turns,
     )
@@ -92,6 +95,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(Exception, _render_last_resort)
     app.add_middleware(Front, max_body_bytes=settings.max_body_bytes)
     return app
+
+
+def _limits(settings: Settings) -> Limits:
+    if settings.redis_url is None:
+        return MemoryLimits()
+    return RedisLimits(settings.redis_url, is_open=settings.limits_without_redis == "open")
 
 
 def _make_first_keys(keys: Keys, settings: Settings) -> None:

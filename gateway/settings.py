@@ -72,6 +72,8 @@ class Settings:
     all_users_rpm: int = 1200
     address_rpm: int = 120
     tool_format: str = "engine"
+    redis_url: str | None = field(default=None, repr=False)
+    limits_without_redis: str = "open"
     model_title: str | None = None
     model_note: Mapping[str, str] | None = None
     database_url: str | None = field(default=None, repr=False)
@@ -124,6 +126,8 @@ class Settings:
             tool_format=_one_of(environ, "GATEWAY_TOOL_FORMAT", TOOL_FORMATS),
             database_url=_database_url(environ, root),
             database_wait_s=_number(environ, "GATEWAY_DATABASE_WAIT_S", 30.0, 0.0, 3600.0),
+            redis_url=_redis_url(environ),
+            limits_without_redis=_one_of(environ, "GATEWAY_LIMITS_WITHOUT_REDIS", ("open", "closed")),
             model_title=environ.get("GATEWAY_MODEL_TITLE") or None,
             timeouts=Timeouts(
                 connect_s=_number(environ, "GATEWAY_CONNECT_TIMEOUT_S", 5.0, 0.1, 3600.0),
@@ -155,6 +159,7 @@ def _limit(environ: Mapping[str, str], name: str) -> int | None:
 
 
 def _one_of(environ: Mapping[str, str], name: str, values: tuple[str, ...]) -> str:
+    """One of `values`, by default the first."""
     value = environ.get(name) or values[0]
     if value not in values:
         raise SettingsError(f"{name}={value!r} is none of: {', '.join(values)}.")
@@ -185,6 +190,21 @@ def _database_url(environ: Mapping[str, str], root: Path) -> str | None:
         "DATABASE_URL must be postgresql://user:password@host:port/database or sqlite:///path; unset it for a SQLite "
         "file in DATA_DIR."
     )
+
+
+def _redis_url(environ: Mapping[str, str]) -> str | None:
+    url = environ.get("REDIS_URL") or None
+    try:
+        is_good = url is None or (
+            urlsplit(url).scheme in ("redis", "rediss", "unix")
+            and bool(urlsplit(url).hostname or urlsplit(url).scheme == "unix")
+            and urlsplit(url).port != 0
+        )
+    except ValueError:
+        is_good = False
+    if not is_good:  # it may hold a password, so it is not shown
+        raise SettingsError("REDIS_URL must be such as redis://127.0.0.1:6379/0, rediss://… or unix:///path.")
+    return url
 
 
 def _pairs(environ: Mapping[str, str], name: str) -> list[tuple[str, str]]:
