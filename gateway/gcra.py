@@ -5,7 +5,7 @@ charge that costs c seconds (its units times period / limit) at the time t makes
 when that is no later than t + period. So in any t seconds at most N + N * t / period units pass.
 
 A charge made by an estimate is corrected when the true use is known. Taking the difference off `full_at` would be
-wrong (docs/adr/0010): what drained meanwhile would be banked twice. So the charges that are still open are kept in
+wrong (docs/adr/0011): what drained meanwhile would be banked twice. So the charges that are still open are kept in
 their order, each as the step x -> max(x + add, floor), and `full_at` is what their steps make of the time before them.
 Settled neighbours become one step of the same form, so a budget holds at most two steps for each open charge.
 """

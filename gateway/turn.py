@@ -45,10 +45,17 @@ class Parts:
     admission: Admission
     open_turns: OpenTurns
 
-    async def charge(self, caller: Caller) -> Reservation:
-        """Charges one request, until it is settled. Raises RateLimited, LimitsUnavailable, ShuttingDown."""
+    async def charge(self, caller: Caller, *, is_answer: bool = True) -> Reservation:
+        """Charges one request, and one answer at once, until it is settled.
+
+        Raises:
+            RateLimited, LimitsUnavailable, ShuttingDown
+        """
         self.open_turns.require_open()
-        return await self.limits.reserve(allowances_of(caller, self.settings))
+        allowances = allowances_of(caller, self.settings)
+        if not is_answer:
+            allowances = [replace(allowance, streams=None) for allowance in allowances]
+        return await self.limits.reserve(allowances)
 
     def require_model(self, name: str | None) -> None:
         """Raises NotFound for a model that is not the one served; some clients name none, or the URL."""

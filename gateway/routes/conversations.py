@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 
+from gateway.auth import Caller
 from gateway.deps import CallerDep, PartsDep
-from gateway.errors import InvalidRequest
+from gateway.errors import GatewayError, InvalidRequest
 from gateway.prompt import require_plausible
 from gateway.response_object import conversation_object, item_object, item_page, output_part, page_object
 from gateway.schemas import ConversationCreate, ConversationUpdate, ForkRequest, InputMessage, ItemsCreate
 from gateway.store import Item, Page, new_id
+from gateway.turn import Parts
 
 router = APIRouter(prefix="/v1/conversations", tags=["conversations"])
 Limit = Annotated[int, Query(ge=1, le=100)]
@@ -20,12 +23,13 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 
 @router.post("")
 async def create_conversation(
-    caller: CallerDep, parts: PartsDep, body: ConversationCreate | None = None
+    caller: CallerDep, parts: PartsDep, answer: Response, body: ConversationCreate | None = None
 ) -> dict[str, Any]:
     """A new conversation, with up to 20 first items."""
     body = body or ConversationCreate()
     new_items = _items(body.items or [], parts.settings.context_tokens)
-    conversation = await parts.store.create_conversation(caller.owner, body.metadata or {}, new_items)
+    async with _charged(parts, caller, answer):
+        conversation = await parts.store.create_conversation(caller.owner, body.metadata or {}, new_items)
     return conversation_object(conversation)
 
 
@@ -65,10 +69,12 @@ async def delete_conversation(conversation_id: str, caller: CallerDep, parts: Pa
 
 @router.post("/{conversation_id}/fork")
 async def fork_conversation(
-    conversation_id: str, body: ForkRequest, caller: CallerDep, parts: PartsDep
+    conversation_id: str, body: ForkRequest, caller: CallerDep, parts: PartsDep, answer: Response
 ) -> dict[str, Any]:
     """A copy of a conversation up to an item (ours)."""
-    return conversation_object(await parts.store.fork_conversation(caller.owner, conversation_id, body.after))
+    async with _charged(parts, caller, answer):
+        fork = await parts.store.fork_conversation(caller.owner, conversation_id, body.after)
+    return conversation_object(fork)
 
 
 @router.get("/{conversation_id}/items")
@@ -91,10 +97,13 @@ async def list_items(
 
 
 @router.post("/{conversation_id}/items")
-async def create_items(conversation_id: str, body: ItemsCreate, caller: CallerDep, parts: PartsDep) -> dict[str, Any]:
+async def create_items(
+    conversation_id: str, body: ItemsCreate, caller: CallerDep, parts: PartsDep, answer: Response
+) -> dict[str, Any]:
     """Adds up to 20 messages."""
     new_items = _items(body.items, parts.settings.context_tokens)
-    await parts.store.add_items(caller.owner, conversation_id, new_items)
+    async with _charged(parts, caller, answer):
+        await parts.store.add_items(caller.owner, conversation_id, new_items)
     return item_page(Page(new_items, has_more=False))
 
 
@@ -108,6 +117,21 @@ async def get_item(conversation_id: str, item_id: str, caller: CallerDep, parts:
 async def delete_item(conversation_id: str, item_id: str, caller: CallerDep, parts: PartsDep) -> dict[str, Any]:
     """Deletes one message; returns the conversation, as OpenAI does."""
     return conversation_object(await parts.store.delete_item(caller.owner, conversation_id, item_id))
+
+
+@asynccontextmanager
+async def _charged(parts: Parts, caller: Caller, answer: Response) -> AsyncIterator[None]:
+    """One request of the caller's limits, told in `answer`; given back when the failure is ours."""
+    reservation = await parts.charge(caller, is_answer=False)
+    answer.headers.update(reservation.headers())
+    try:
+        yield
+    except GatewayError as error:
+        if error.status >= 500:
+            await reservation.refund()
+        raise
+    finally:
+        await reservation.settle(None)
 
 
 def _items(messages: Sequence[InputMessage], context_tokens: int) -> list[Item]:

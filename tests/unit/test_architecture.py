@@ -36,6 +36,7 @@ RULES: list[tuple[str, tuple[str, ...], set[str], tuple[str, ...]]] = [
             "gateway/migrations/",
         ),
     ),
+    ("only gateway/redis_limits.py speaks to Redis", ("",), {"redis"}, ("gateway/redis_limits.py",)),
     ("only webui/client.py imports the HTTP client", ("",), {"httpx", "httpx2", "requests"}, ("webui/client.py",)),
     (
         "only settings, command lines, app.py, inference/engines and webui/main.py's quieting touch the environment",

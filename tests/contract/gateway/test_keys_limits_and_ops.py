@@ -274,3 +274,28 @@ def test_answers_at_once(fake: FakeInference, tmp_path: Path) -> None:
             fake.release()
             assert all(answer.result().is_success for answer in running)
         assert client.post("/v1/responses", json={"input": "x"}, headers=ann).is_success
+
+
+def test_what_is_stored_counts_as_a_request(fake: FakeInference, tmp_path: Path) -> None:
+    with run_gateway(tmp_path, fake) as gateway:
+        with gateway.client(gateway.new_key(rpm=3, streams=1)) as client:
+            fake.scenario = Scenario("silent_first_token")
+            with ThreadPoolExecutor(1) as pool:
+                asking = pool.submit(client.post, "/v1/chat/completions", json=HI)
+                eventually(lambda: gateway.parts.admission.free < gateway.parts.settings.slots)
+                made = client.post("/v1/conversations")  # no answer: it does not wait for the one that runs
+                assert made.is_success
+                assert made.headers["x-ratelimit-remaining-requests"] == "1"
+                path = f"/v1/conversations/{made.json()['id']}"
+                items = {"items": [{"role": "user", "content": "x"}]}
+                assert client.post(f"{path}/items", json={}).status_code == 400  # what is invalid costs nothing
+                assert client.post(f"{path}/items", json=items).headers["x-ratelimit-remaining-requests"] == "0"
+                for answer in (
+                    client.post("/v1/conversations"),
+                    client.post(f"{path}/items", json=items),
+                    client.post(f"{path}/fork", json={"after": None}),
+                ):
+                    assert error_of(answer) == (429, "rate_limit_exceeded")
+                assert client.get(path).is_success
+                fake.release()
+                assert asking.result().is_success
