@@ -2,18 +2,27 @@
 
 At most `slots` generations run at once, because more only wait inside the engine, where nobody sees or bounds them.
 The next free slot goes to the caller who comes next in turn, so one caller with many requests does not shut others out.
+Who waits for longer than a moment is told the place, and again when it changes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from gateway.errors import Overloaded
 
+TELL_AFTER_S = 0.25
+"""A wait that is shorter is not told: until then a failure can still have an honest status."""
+_TELL_EVERY_S = 1.0
+_FIRST_GUESS_S = 5.0
+_WEIGHT = 0.2
 _Turn = asyncio.Future[None]
+Tell = Callable[[int], Awaitable[None]]
+"""Gets the place in the queue, 1 for the next."""
 
 
 class Admission:
@@ -24,51 +33,95 @@ class Admission:
     """
 
     def __init__(self, *, slots: int, max_waiting: int, max_wait_s: float) -> None:
-        self._free = slots
+        self._slots = slots
+        self._running = 0
         self._max_waiting = max_waiting
         self._max_wait_s = max_wait_s
         self._waiting: OrderedDict[str, deque[_Turn]] = OrderedDict()
+        self._waiting_count = 0
+        self._held_s: float | None = None
 
     @property
     def waiting(self) -> int:
         """How many requests wait now."""
-        return sum(len(line) for line in self._waiting.values())
+        return self._waiting_count
+
+    @property
+    def running(self) -> int:
+        """How many slots are held now."""
+        return self._running
 
     @property
     def free(self) -> int:
         """How many slots are free now."""
-        return self._free
+        return max(0, self._slots - self._running)
+
+    def resize(self, slots: int) -> None:
+        """Changes the number of slots; who runs keeps its own."""
+        self._slots = slots
+        while self._running < self._slots and self._call_next():
+            self._running += 1
 
     @asynccontextmanager
-    async def lease(self, caller: str) -> AsyncIterator[None]:
-        """Holds one slot while the context is open.
+    async def lease(self, caller: str, tell: Tell | None = None) -> AsyncIterator[None]:
+        """Holds one slot while the context is open. `tell` is called while this has to wait.
 
         Raises:
             Overloaded: the waiting room is full, or no slot came free in time.
         """
-        await self._acquire(caller)
+        if self._running < self._slots:
+            self._running += 1
+        else:
+            await self._wait(caller, tell)
+        begun = time.monotonic()
         try:
             yield
         finally:
+            self._note(time.monotonic() - begun)
             self._release()
 
-    async def _acquire(self, caller: str) -> None:
-        if self._free > 0:
-            self._free -= 1
-            return
-        if self.waiting >= self._max_waiting:
-            raise Overloaded("All places are taken and the waiting room is full. Try again soon.", retry_after_s=5)
+    def place(self, caller: str, turn: _Turn) -> int:
+        """The place of a waiting request: how many slots have to come free until it is its turn."""
+        own = self._waiting[caller]
+        index = own.index(turn)
+        place, is_ahead = 1 + index, True
+        for other, line in self._waiting.items():
+            if other == caller:
+                is_ahead = False
+            else:  # in each round everybody gets one slot
+                place += min(len(line), index + is_ahead)
+        return place
+
+    async def _wait(self, caller: str, tell: Tell | None) -> None:
+        if self._waiting_count >= self._max_waiting:
+            raise Overloaded(
+                "All places are taken and the waiting room is full. Try again soon.", retry_after_s=self._next_place_s()
+            )
         turn: _Turn = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(caller, deque()).append(turn)
+        self._waiting_count += 1
         try:
             async with asyncio.timeout(self._max_wait_s):
-                await turn
+                await (turn if tell is None else self._tell_until(caller, turn, tell))
         except TimeoutError:
             self._leave(caller, turn)
-            raise Overloaded("No place came free in time. Try again soon.", retry_after_s=5) from None
-        except asyncio.CancelledError:
+            raise Overloaded(
+                "No place came free in time. Try again soon.", retry_after_s=self._next_place_s()
+            ) from None
+        except BaseException:
             self._leave(caller, turn)
             raise
+
+    async def _tell_until(self, caller: str, turn: _Turn, tell: Tell) -> None:
+        told = 0
+        pause_s = TELL_AFTER_S
+        while True:
+            await asyncio.wait({turn}, timeout=pause_s)
+            if turn.done():
+                return
+            if told != (told := self.place(caller, turn)):
+                await tell(told)
+            pause_s = _TELL_EVERY_S
 
     def _leave(self, caller: str, turn: _Turn) -> None:
         if turn.done() and not turn.cancelled():  # the slot had just been handed over
@@ -77,16 +130,32 @@ class Admission:
         line = self._waiting.get(caller)
         if line is not None and turn in line:
             line.remove(turn)
+            self._waiting_count -= 1
             if not line:
                 del self._waiting[caller]
 
     def _release(self) -> None:
+        if self._running > self._slots or not self._call_next():
+            self._running -= 1
+
+    def _call_next(self) -> bool:
+        """Hands a slot to whoever is next; False when nobody waits."""
         while self._waiting:
             caller, line = self._waiting.popitem(last=False)
             turn = line.popleft()
+            self._waiting_count -= 1
             if line:
                 self._waiting[caller] = line  # behind the others
             if not turn.done():
                 turn.set_result(None)
-                return
-        self._free += 1
+                return True
+        return False
+
+    def _note(self, held_s: float) -> None:
+        self._held_s = held_s if self._held_s is None else self._held_s + _WEIGHT * (held_s - self._held_s)
+
+    def _next_place_s(self) -> float:
+        """When a place in the waiting room is likely to come free: one slot's usual time, over all slots."""
+        if self._held_s is None:
+            return _FIRST_GUESS_S
+        return min(max(self._held_s / max(1, self._slots), 0.1), self._max_wait_s or _FIRST_GUESS_S)

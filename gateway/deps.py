@@ -8,12 +8,10 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from gateway.auth import ApiKey, Caller, Keys
+from gateway.background import BackgroundAnswers
 from gateway.errors import Forbidden, InvalidRequest, NotAuthenticated
-from gateway.limits import Reservation
 from gateway.turn import Parts
 
 _bearer = HTTPBearer(auto_error=False, description="An API key, `sk-…`")
@@ -89,20 +87,12 @@ def _network(text: str) -> str:
     return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
 
 
-class Settling(Response):
-    """Runs another answer, and ends its reservation when that is over, however it ends."""
-
-    def __init__(self, answer: Response, reservation: Reservation) -> None:
-        self.background = None
-        self._answer = answer
-        self._reservation = reservation
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._answer(scope, receive, send)
-        finally:
-            await self._reservation.settle(None)
+async def get_background(request: Request) -> BackgroundAnswers:
+    """The answers that run without their callers."""
+    answers: BackgroundAnswers = request.app.state.background
+    return answers
 
 
 CallerDep = Annotated[Caller, Depends(get_caller)]
 PartsDep = Annotated[Parts, Depends(get_parts)]
+BackgroundDep = Annotated[BackgroundAnswers, Depends(get_background)]

@@ -17,6 +17,7 @@ from starlette.routing import Match, Route
 
 from gateway.admission import Admission
 from gateway.auth import Keys
+from gateway.background import BackgroundAnswers
 from gateway.database import Database
 from gateway.errors import GatewayError, InvalidRequest, MethodNotAllowed, NotFound
 from gateway.front import Front
@@ -30,6 +31,7 @@ from gateway.settings import Settings
 from gateway.store import Store
 from gateway.turn import Parts
 from gateway.upstream import Upstream
+from gateway.upstreams import Upstreams
 
 log = logging.getLogger("gateway")
 _ROUTES = (completions, responses, conversations, native, key_routes, ops)
@@ -54,13 +56,22 @@ def create_app(settings: Settings) -> FastAPI:
     open_turns = OpenTurns(store)
     heartbeat = Heartbeat(database, store)
     limits = _limits(settings)
+    admission = Admission(slots=0, max_waiting=settings.max_waiting, max_wait_s=settings.max_wait_s)
+    upstreams = Upstreams(
+        [
+            Upstream(address, model=settings.model, timeouts=settings.timeouts, tool_format=settings.tool_format)
+            for address in settings.upstreams
+        ],
+        on_change=lambda taking: admission.resize(settings.slots * max(1, taking)),
+    )
+    admission.resize(settings.slots * len(settings.upstreams))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await heartbeat.begin()
         running = {asyncio.create_task(work) for work in (open_turns.run_checkpoints(), heartbeat.run())}
         try:
-            async with limits.running():
+            async with limits.running(), upstreams.watched():
                 yield
         finally:
             for task in running:
@@ -75,14 +86,13 @@ def create_app(settings: Settings) -> FastAPI:
         title="internlm-stack gateway", description=_DESCRIPTION, lifespan=lifespan, redoc_url=None
     )
     app.state.keys = keys
+    app.state.background = BackgroundAnswers()
     app.state.parts = Parts(
         settings=settings,
-        upstream=Upstream(
-            settings.upstream, model=settings.model, timeouts=settings.timeouts, tool_format=settings.tool_format
-        ),
+        upstreams=upstreams,
         store=store,
         limits=limits,
-        admission=Admission(slots=settings.slots, max_waiting=settings.max_waiting, max_wait_s=settings.max_wait_s),
+        admission=admission,
         open_turns=open_turns,
     )
     for part in _ROUTES:

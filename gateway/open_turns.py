@@ -20,12 +20,16 @@ class OpenAnswer(Protocol):
     """What a checkpoint asks of a turn."""
 
     is_stored: bool
+    body: dict[str, Any]
 
     def answer(self) -> Item:
         """The answer so far."""
 
     def has_news(self) -> bool:
         """Whether it has grown since it was last taken."""
+
+    def cuts(self) -> list[int] | None:
+        """Where its pieces end, when its events may have to be told again."""
 
 
 class OpenTurns:
@@ -93,9 +97,10 @@ class OpenTurns:
             body, answer = self._unwritten[0]
             await self._store.finish_turn(body, [answer])
             del self._unwritten[0]
-        answers = [turn.answer() for turn in self._responses if turn.is_stored and turn.has_news()]
-        if answers:
-            await self._store.checkpoint(answers)
+        grown = [turn for turn in self._responses if turn.is_stored and turn.has_news()]
+        if grown:
+            cuts = {turn.body["id"]: ends for turn in grown if (ends := turn.cuts()) is not None}
+            await self._store.checkpoint([turn.answer() for turn in grown], cuts)
 
     async def stop(self, drain_s: float) -> None:
         """Takes no new turns, lets the open ones go on for `drain_s`, then ends them; what they have is kept."""

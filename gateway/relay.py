@@ -8,7 +8,6 @@ the upstream's connection and frees the engine.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Coroutine, Mapping
@@ -18,13 +17,16 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.background import BackgroundAnswer, BackgroundAnswers
 from gateway.chat_object import Collected
 from gateway.dialects import Chunk
 from gateway.errors import GatewayError, ShuttingDown
+from gateway.plain import PlainForm, text_of
 from gateway.response_object import ResponseEvents, output_item
+from gateway.response_turn import ResponseTurn
 from gateway.sending import send_now
 from gateway.sse import DONE, render
-from gateway.turn import ChatTurn, ResponseTurn
+from gateway.turn import ChatTurn
 from gateway.upstream import Generation
 
 log = logging.getLogger("gateway.relay")
@@ -33,28 +35,29 @@ log = logging.getLogger("gateway.relay")
 class Relayed(Response, ABC):
     """The base: runs `answer` until it is done or the caller has left."""
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        self.extra = [(name.encode(), value.encode()) for name, value in headers.items()]
+    def __init__(self) -> None:
         self.background = None
+        self.has_started = False
         self._unsent: Awaitable[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.request_id: str = scope["state"]["request_id"]
+        self.send = send
         self.send_body: Send = scope["state"]["send_body"]
-        await _until_departure(self.answer(send), receive)
+        await _until_departure(self.answer(), receive)
 
     @abstractmethod
-    async def answer(self, send: Send) -> None:
+    async def answer(self) -> None:
         """Everything from taking a slot to the last byte. Raises GatewayError while nothing has been sent."""
 
-    async def start_stream(self, send: Send) -> None:
-        headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-cache"),
-            (b"x-accel-buffering", b"no"),
-            *self.extra,
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+    async def start_stream(self, headers: Mapping[str, str], first: bytes = b"") -> None:
+        """The head of an event stream, unless it was sent, and its first events."""
+        if not self.has_started:
+            self.has_started = True
+            all_headers = [*_STREAM_HEADERS, *_encoded(headers)]
+            await self.send({"type": "http.response.start", "status": 200, "headers": all_headers})
+        if first:
+            await self.send_body({"type": "http.response.body", "body": first, "more_body": True})
 
     def send_events(self, events: bytes) -> Awaitable[None] | None:
         """Sends a piece of the stream at once; returns what to await when the caller reads too slowly for more."""
@@ -63,21 +66,22 @@ class Relayed(Response, ABC):
         self._unsent = send_now(self.send_body, {"type": "http.response.body", "body": events, "more_body": True})
         return self._unsent
 
-    async def end_stream(self, send: Send, closing: bytes) -> None:
+    async def end_stream(self, closing: bytes) -> None:
         """Sends the last piece, behind what a slow reader has not taken yet."""
         if self._unsent is not None:
             await self._unsent
-        await send({"type": "http.response.body", "body": closing})
+        await self.send({"type": "http.response.body", "body": closing})
 
-    async def send_json(self, send: Send, body: Any) -> None:
+    async def send_json(self, headers: Mapping[str, str], body: Any) -> None:
+        """A whole answer."""
         content = msgspec.json.encode(body)
-        headers = [
+        all_headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(content)).encode()),
-            *self.extra,
+            *_encoded(headers),
         ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+        await self.send({"type": "http.response.start", "status": 200, "headers": all_headers})
+        await self.send({"type": "http.response.body", "body": content})
 
     def in_words(self, error: Exception) -> GatewayError:
         """What a stream that has begun can still say of `error`."""
@@ -90,24 +94,26 @@ class Relayed(Response, ABC):
 class ChatStream(Relayed):
     """`POST /v1/chat/completions` with `stream`: the engine's events handed on, read by read."""
 
-    def __init__(self, turn: ChatTurn, headers: Mapping[str, str]) -> None:
-        super().__init__(headers)
+    def __init__(self, turn: ChatTurn) -> None:
+        super().__init__()
         self._turn = turn
+        self._generation: Generation | None = None
+        self._kept: list[bytes] = []
 
-    async def answer(self, send: Send) -> None:
-        has_started = False
+    async def answer(self) -> None:
+        turn = self._turn
         try:
-            async with self._turn.open() as generation:
-                await self.start_stream(send)
-                has_started = True
-                await generation.relay(functools.partial(self._hand_on, generation))
-                self._turn.require_finished()
+            async with turn.open(self._tell_place) as generation:
+                self._generation = generation
+                await self.start_stream(turn.meter.headers())
+                await generation.relay(self)
+                turn.require_finished()
             closing = self._ending()
         except Exception as broken:  # after the start an error can only be an event, and no [DONE] follows it
-            if not has_started:
+            if not self.has_started:
                 raise
             closing = self._failure(self.in_words(broken))
-        await self.end_stream(send, closing)
+        await self.end_stream(closing)
 
     def _ending(self) -> bytes:
         return render(DONE)
@@ -115,19 +121,26 @@ class ChatStream(Relayed):
     def _failure(self, error: GatewayError) -> bytes:
         return render(msgspec.json.encode(error.body(self.request_id)))
 
-    def _hand_on(self, generation: Generation, payloads: list[bytes]) -> Awaitable[None] | None:
-        """Sends the events that the caller wants; raises the error that one of them reports, after those before it."""
-        is_plain_delta = generation.is_plain_delta
-        kept = b""
+    async def _tell_place(self, place: int) -> None:
+        await self.start_stream(self._turn.meter.headers(), b": queued, place %d\n\n" % place)
+
+    def take(self, payloads: list[bytes]) -> None:
+        assert self._generation is not None
+        is_plain_delta = self._generation.is_plain_delta
         for payload in payloads:
-            try:
-                if not is_plain_delta(payload) and not self._is_wanted(generation.decode(payload)):
-                    continue
-            except GatewayError:
-                self.send_events(kept)
-                raise
-            kept += b"data: %b\n\n" % payload
-        return self.send_events(kept)
+            if is_plain_delta(payload):
+                self._turn.meter.events += 1
+            elif not self._is_wanted(self._generation.decode(payload)):
+                continue
+            self._kept.append(b"data: %b\n\n" % payload)
+
+    def take_plain(self, data: bytes, form: PlainForm) -> None:
+        self._turn.meter.events += data.count(b"\n\n")
+        self._kept.append(form.renamed(data))
+
+    def flush(self) -> Awaitable[None] | None:
+        kept, self._kept = self._kept, []
+        return self.send_events(kept[0] if len(kept) == 1 else b"".join(kept))
 
     def _is_wanted(self, chunk: Chunk) -> bool:
         self._turn.note(chunk)
@@ -148,83 +161,187 @@ class NativeStream(ChatStream):
 class ChatCompletion(Relayed):
     """`POST /v1/chat/completions` without `stream`. The engine is asked to stream all the same."""
 
-    def __init__(self, turn: ChatTurn, headers: Mapping[str, str], collected: Collected) -> None:
-        super().__init__(headers)
+    def __init__(self, turn: ChatTurn, collected: Collected) -> None:
+        super().__init__()
         self._turn = turn
         self._collected = collected
+        self._generation: Generation | None = None
 
-    async def answer(self, send: Send) -> None:
-        def take(payloads: list[bytes]) -> None:
-            for payload in payloads:
-                chunk = generation.decode(payload)
-                self._turn.note(chunk)
-                self._collected.take(chunk)
-
-        async with self._turn.open() as generation:
-            await generation.relay(take)
-            self._turn.require_finished()
+    async def answer(self) -> None:
+        turn = self._turn
+        async with turn.open() as generation:
+            self._generation = generation
+            await generation.relay(self)
+            turn.require_finished()
         unique = self.request_id.removeprefix("req_")
-        await self.send_json(send, self._collected.as_object(unique, self._turn.parts.settings.model))
+        await self.send_json(turn.meter.headers(), self._collected.as_object(unique, turn.parts.settings.model))
+
+    def take(self, payloads: list[bytes]) -> None:
+        assert self._generation is not None
+        for payload in payloads:
+            chunk = self._generation.decode(payload)
+            self._turn.note(chunk)
+            self._collected.take(chunk)
+
+    def take_plain(self, data: bytes, form: PlainForm) -> None:
+        self.take(form.payloads(data))
+
+    def flush(self) -> None:
+        """Nothing is sent before the end."""
 
 
 class ResponseStream(Relayed):
     """`POST /v1/responses` with `stream`: typed events, encoded anew. The closing one comes when all is stored."""
 
-    def __init__(self, turn: ResponseTurn, headers: Mapping[str, str]) -> None:
-        super().__init__(headers)
+    def __init__(self, turn: ResponseTurn) -> None:
+        super().__init__()
         self._turn = turn
         self._events = ResponseEvents(turn.answer_id)
+        self._generation: Generation | None = None
+        self._kept: list[bytes] = []
 
-    async def answer(self, send: Send) -> None:
+    async def answer(self) -> None:
         turn, events = self._turn, self._events
-        has_started = False
         try:
-            async with turn.open() as generation:
-                await self.start_stream(send)
-                has_started = True
-                await send({"type": "http.response.body", "body": events.opening(turn.body), "more_body": True})
-                await generation.relay(functools.partial(self._hand_on, generation))
+            async with turn.open(self._tell_place) as generation:
+                self._generation = generation
+                opening = b"" if self.has_started else events.created(turn.body)
+                await self.start_stream(turn.meter.headers(), opening + events.in_progress(turn.body))
+                await generation.relay(self)
             closing = events.closing(turn.body, turn.answer())
-        except ShuttingDown:
-            if not has_started:
+        except ShuttingDown as stopped:
+            if not self.has_started:
                 raise
-            closing = events.closing(turn.body, turn.answer())  # what there is of the answer is stored as incomplete
+            if turn.body["status"] == "incomplete":  # what there is of the answer is stored so
+                closing = events.closing(turn.body, turn.answer())
+            else:
+                closing = events.failed(turn.body, stopped)
         except Exception as broken:  # after the start an error can only be an event
-            if not has_started:
+            if not self.has_started:
                 raise
             closing = events.failed(turn.body, self.in_words(broken))
-        await self.end_stream(send, closing)
+        await self.end_stream(closing)
 
-    def _hand_on(self, generation: Generation, payloads: list[bytes]) -> Awaitable[None] | None:
-        deltas = b""
+    async def _tell_place(self, place: int) -> None:
+        body = self._turn.body
+        first = b"" if self.has_started else self._events.created(body)
+        await self.start_stream(self._turn.meter.headers(), first + self._events.queued(body, place))
+
+    def take(self, payloads: list[bytes]) -> None:
+        assert self._generation is not None
         for payload in payloads:
-            try:
-                text = self._turn.take(generation.decode(payload))
-            except GatewayError:
-                self.send_events(deltas)
-                raise
-            if text:
-                deltas += self._events.delta(text)
-        return self.send_events(deltas)
+            if text := self._turn.take(self._generation.decode(payload)):
+                self._kept.append(self._events.delta(text))
+
+    def take_plain(self, data: bytes, form: PlainForm) -> None:
+        pieces = form.texts(data)
+        try:
+            texts = [text_of(piece) for piece in pieces or ()]
+        except msgspec.DecodeError:
+            pieces = None
+        if pieces is None or b"" in pieces:
+            self.take(form.payloads(data))
+            return
+        self._turn.take_texts(texts)
+        self._kept.append(self._events.deltas([b'"%b"' % piece for piece in pieces]))
+
+    def flush(self) -> Awaitable[None] | None:
+        kept, self._kept = self._kept, []
+        return self.send_events(kept[0] if len(kept) == 1 else b"".join(kept))
 
 
 class ResponseObject(Relayed):
     """`POST /v1/responses` without `stream`."""
 
-    def __init__(self, turn: ResponseTurn, headers: Mapping[str, str]) -> None:
-        super().__init__(headers)
+    def __init__(self, turn: ResponseTurn) -> None:
+        super().__init__()
         self._turn = turn
+        self._generation: Generation | None = None
 
-    async def answer(self, send: Send) -> None:
+    async def answer(self) -> None:
         turn = self._turn
-
-        def take(payloads: list[bytes]) -> None:
-            for payload in payloads:
-                turn.take(generation.decode(payload))
-
         async with turn.open() as generation:
-            await generation.relay(take)
-        await self.send_json(send, turn.body | {"output": [output_item(turn.answer())]})
+            self._generation = generation
+            await generation.relay(self)
+        await self.send_json(turn.meter.headers(), turn.body | {"output": [output_item(turn.answer())]})
+
+    def take(self, payloads: list[bytes]) -> None:
+        assert self._generation is not None
+        for payload in payloads:
+            self._turn.take(self._generation.decode(payload))
+
+    def take_plain(self, data: bytes, form: PlainForm) -> None:
+        self.take(form.payloads(data))
+
+    def flush(self) -> None:
+        """Nothing is sent before the end."""
+
+
+class BackgroundObject(Relayed):
+    """`POST /v1/responses` with `background`: told as soon as the question is on disk."""
+
+    def __init__(self, turn: ResponseTurn, answers: BackgroundAnswers) -> None:
+        super().__init__()
+        self._turn = turn
+        self._answers = answers
+
+    async def answer(self) -> None:
+        running = await self._answers.start(self._turn)
+        await self.send_json(self._turn.meter.headers(), running.first_body)
+
+
+class BackgroundStream(Relayed):
+    """The events of a background answer, as they come. Whoever leaves can come back: the answer runs on.
+
+    Args:
+        turn: one that is to be started; None to watch `answer`, which runs.
+    """
+
+    def __init__(
+        self,
+        answers: BackgroundAnswers,
+        turn: ResponseTurn | None = None,
+        running: BackgroundAnswer | None = None,
+        starting_after: int = -1,
+    ) -> None:
+        super().__init__()
+        self._answers = answers
+        self._turn = turn
+        self._running = running
+        self._starting_after = starting_after
+
+    async def answer(self) -> None:
+        running = self._running
+        if self._turn is not None:
+            running = await self._answers.start(self._turn)
+        assert running is not None
+        await self.start_stream(running.turn.meter.headers() if self._turn else {})
+        async for events in running.events(self._starting_after):
+            await self.send_body({"type": "http.response.body", "body": events, "more_body": True})
+        await self.end_stream(b"")
+
+
+class ToldAgain(Relayed):
+    """The events of an answer that has ended."""
+
+    def __init__(self, events: bytes) -> None:
+        super().__init__()
+        self._events = events
+
+    async def answer(self) -> None:
+        await self.start_stream({})
+        await self.end_stream(self._events)
+
+
+_STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
 async def _until_departure(answering: Coroutine[Any, Any, None], receive: Receive) -> None:

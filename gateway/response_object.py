@@ -5,7 +5,7 @@ Shapes: https://platform.openai.com/docs/api-reference/responses and …/respons
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -27,7 +27,7 @@ def new_body(response_id: str, request: ResponseRequest, *, model: str, created_
         "object": "response",
         "created_at": created_at,
         "status": "in_progress",
-        "background": False,
+        "background": bool(request.background),
         "error": None,
         "incomplete_details": None,
         "instructions": request.instructions,
@@ -126,18 +126,37 @@ def item_page(page: Page[Item]) -> dict[str, Any]:
 
 
 class ResponseEvents:
-    """Encodes the events of one response, with their sequence numbers."""
+    """Encodes the events of one response, with their sequence numbers.
 
-    def __init__(self, answer_id: str) -> None:
+    Args:
+        answer_id: the id of the output item.
+        after: events up to this number are counted, and encoded to nothing.
+    """
+
+    def __init__(self, answer_id: str, after: int = -1) -> None:
         self._answer_id = answer_id
-        self._numbers = itertools.count()
+        self._after = after
+        self._next = 0
+        self._has_item = False
+        self._delta = (
+            b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":%d,'
+            b'"item_id":"' + answer_id.encode() + b'","output_index":0,"content_index":0,"delta":%b,"logprobs":[]}\n\n'
+        )
 
-    def opening(self, body: dict[str, Any]) -> bytes:
-        """created, in_progress, and the output item and content part that the deltas add to."""
+    def created(self, body: dict[str, Any]) -> bytes:
+        """The first event."""
+        return self._event("response.created", response=body)
+
+    def queued(self, body: dict[str, Any], place: int | None = None) -> bytes:
+        """It waits for a slot; `place` in the queue is ours."""
+        return self._event("response.queued", response=body if place is None else body | {"queue_position": place})
+
+    def in_progress(self, body: dict[str, Any]) -> bytes:
+        """It runs: the output item and content part that the deltas add to."""
+        self._has_item = True
         item = {"id": self._answer_id, "type": "message", "role": "assistant", "status": "in_progress", "content": []}
         return b"".join(
             (
-                self._event("response.created", response=body),
                 self._event("response.in_progress", response=body),
                 self._event("response.output_item.added", output_index=0, item=item),
                 self._part_event("response.content_part.added", part=output_part("")),
@@ -146,28 +165,52 @@ class ResponseEvents:
 
     def delta(self, text: str) -> bytes:
         """One piece of the answer."""
-        return self._part_event("response.output_text.delta", delta=text, logprobs=[])
+        return self.deltas([msgspec.json.encode(text)])
+
+    def deltas(self, pieces: Sequence[bytes]) -> bytes:
+        """Pieces of the answer, each a JSON string."""
+        first = self._next
+        self._next += len(pieces)
+        template = self._delta
+        if first > self._after:
+            return b"".join([template % (first + n, piece) for n, piece in enumerate(pieces)])
+        return b"".join([template % (first + n, piece) for n, piece in enumerate(pieces) if first + n > self._after])
 
     def closing(self, body: dict[str, Any], answer: Item) -> bytes:
-        """The ends of part and item, then completed or incomplete with the whole response."""
-        text = answer.text
-        return b"".join(
-            (
-                self._part_event("response.output_text.done", text=text, logprobs=[]),
-                self._part_event("response.content_part.done", part=output_part(text)),
-                self._event("response.output_item.done", output_index=0, item=output_item(answer)),
-                self._event(f"response.{body['status']}", response=body | {"output": [output_item(answer)]}),
+        """The ends of part and item, then the end of the response: completed, or incomplete (cancelled ones, too)."""
+        ends = b""
+        if self._has_item:
+            text = answer.text
+            ends = b"".join(
+                (
+                    self._part_event("response.output_text.done", text=text, logprobs=[]),
+                    self._part_event("response.content_part.done", part=output_part(text)),
+                    self._event("response.output_item.done", output_index=0, item=output_item(answer)),
+                )
             )
-        )
+        kind = "response.completed" if body["status"] == "completed" else "response.incomplete"
+        return ends + self._event(kind, response=body | {"output": [output_item(answer)]})
 
-    def failed(self, body: dict[str, Any], error: GatewayError) -> bytes:
-        """The end of a response that broke off."""
-        fields = {"status": "failed", "error": {"code": error.code, "message": error.message}}
-        return self._event("response.failed", response=body | fields)
+    def failed(self, body: dict[str, Any], error: GatewayError | None = None) -> bytes:
+        """The end of a response that broke off, by `error` or by the one in `body`."""
+        said = {"code": error.code, "message": error.message} if error else body["error"]
+        return self._event("response.failed", response=body | {"status": "failed", "error": said})
+
+    def go_on_behind(self) -> None:
+        """Lets nothing that follows be left out: it gets numbers behind those that were seen."""
+        self._next = max(self._next, self._after + 1)
 
     def _part_event(self, kind: str, **fields: Any) -> bytes:
         return self._event(kind, item_id=self._answer_id, output_index=0, content_index=0, **fields)
 
     def _event(self, kind: str, **fields: Any) -> bytes:
-        payload = {"type": kind, "sequence_number": next(self._numbers), **fields}
+        number, self._next = self._next, self._next + 1
+        if number <= self._after:
+            return b""
+        payload = {"type": kind, "sequence_number": number, **fields}
         return render(msgspec.json.encode(payload), event=kind)
+
+
+def body_again(body: dict[str, Any], status: str) -> dict[str, Any]:
+    """The body of a response as it was before it ended."""
+    return body | {"status": status, "usage": None, "error": None, "incomplete_details": None}

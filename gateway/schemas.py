@@ -50,7 +50,6 @@ PARAMETERS: dict[str, Any] = {
     "verbosity": (),
     "web_search_options": (),
     "include": ([],),
-    "background": (False,),
     "background_options": (),
     "prompt": (),
     "context_management": ([],),
@@ -298,6 +297,7 @@ class ResponseRequest(Sampling):
     max_output_tokens: int | None = Field(default=None, ge=1)
     max_total_tokens: int | None = Field(default=None, ge=16, description="ours: prompt and answer together")
     truncation: Literal["auto", "disabled"] | None = None
+    background: bool | None = None
     parallel_tool_calls: bool | None = None
     top_logprobs: Literal[0] | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=0)] | None = None
@@ -317,6 +317,8 @@ class ResponseRequest(Sampling):
             raise PydanticCustomError(
                 "contradiction", "Give either 'conversation' or 'previous_response_id', not both.", {}
             )
+        if self.background and self.store is False:
+            raise PydanticCustomError("contradiction", "'background': true needs the response to be stored.", {})
         if self.conversation is not None and self.store is False:
             raise PydanticCustomError("contradiction", "'store': false cannot be used with 'conversation'.", {})
         return self
@@ -355,6 +357,12 @@ class ForkRequest(Wire):
     """`POST /v1/conversations/{id}/fork` (ours): `after` names the last item to copy; null copies none."""
 
     after: Identifier | None
+
+
+class UpstreamUpdate(Wire):
+    """`POST /v1/upstreams/{id}` (ours)."""
+
+    draining: bool
 
 
 KeyName = Annotated[Text, StringConstraints(min_length=1, max_length=200)]

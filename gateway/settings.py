@@ -53,13 +53,13 @@ class Settings:
 
     data_dir: Path
     model: str
-    upstream: UpstreamAddress
+    upstreams: tuple[UpstreamAddress, ...]
     host: str = "127.0.0.1"
     port: int = 8000
     context_tokens: int = 4096
     slots: int = 4
     max_waiting: int = 64
-    max_wait_s: float = 30.0
+    max_wait_s: float = 120.0
     max_body_bytes: int = 1_048_576
     key_rpm: int = 600
     key_tpm: int | None = None
@@ -105,13 +105,13 @@ class Settings:
         return cls(
             data_dir=root / (environ.get("DATA_DIR") or "data"),
             model=environ.get("MODEL") or "smollm2-135m-instruct",
-            upstream=_upstream(environ),
+            upstreams=_upstreams(environ),
             host=environ.get("HOST") or "127.0.0.1",
             port=_number(environ, "PORT", 8000, 0, 65535),
             context_tokens=_number(environ, "GATEWAY_CONTEXT_TOKENS", 4096, 64, 10_000_000),
             slots=_number(environ, "GATEWAY_SLOTS", 4, 1, 100_000),
             max_waiting=_number(environ, "GATEWAY_MAX_WAITING", 64, 0, 1_000_000),
-            max_wait_s=_number(environ, "GATEWAY_MAX_WAIT_S", 30.0, 0.0, 3600.0),
+            max_wait_s=_number(environ, "GATEWAY_MAX_WAIT_S", 120.0, 0.0, 3600.0),
             max_body_bytes=_number(environ, "GATEWAY_MAX_BODY_BYTES", 1_048_576, 1024, 1 << 30),
             key_rpm=_number(environ, "GATEWAY_KEY_RPM", 600, 1, 1_000_000),
             key_tpm=_limit(environ, "GATEWAY_KEY_TPM"),
@@ -221,24 +221,29 @@ def _pairs(environ: Mapping[str, str], name: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def _upstream(environ: Mapping[str, str]) -> UpstreamAddress:
+def _upstreams(environ: Mapping[str, str]) -> tuple[UpstreamAddress, ...]:
     addresses = _pairs(environ, "GATEWAY_UPSTREAMS")
     if not addresses:
         raise SettingsError(
             "GATEWAY_UPSTREAMS is not set. Say where the inference server listens, for example "
             "GATEWAY_UPSTREAMS=llamacpp=http://127.0.0.1:8080."
         )
-    if len(addresses) > 1:
-        raise SettingsError("GATEWAY_UPSTREAMS names several servers; this version speaks to one.")
-    (engine, url) = addresses[0]
-    if not (_is_http(url) or url.startswith("unix:/")):
-        raise SettingsError(f"GATEWAY_UPSTREAMS: {url!r} is neither http://host:port, https://host nor unix:/path.")
-    key = dict(_pairs(environ, "GATEWAY_UPSTREAM_KEYS")).get(engine)
-    if key is not None and not _HEADER_WORD.fullmatch(key):
-        raise SettingsError(
-            "GATEWAY_UPSTREAM_KEYS holds a key that no HTTP header can carry; keys are printable ASCII."
-        )
-    return UpstreamAddress(engine=engine, url=url, key=key)
+    keys: dict[str, list[str]] = {}
+    for engine, key in _pairs(environ, "GATEWAY_UPSTREAM_KEYS"):
+        if not _HEADER_WORD.fullmatch(key):
+            raise SettingsError(
+                "GATEWAY_UPSTREAM_KEYS holds a key that no HTTP header can carry; keys are printable ASCII."
+            )
+        keys.setdefault(engine, []).append(key)
+    upstreams = []
+    for engine, url in addresses:
+        if not (_is_http(url) or url.startswith("unix:/")):
+            raise SettingsError(f"GATEWAY_UPSTREAMS: {url!r} is neither http://host:port, https://host nor unix:/path.")
+        own = keys.get(engine, [])
+        # The second server of an engine takes the engine's second key; where there are fewer, the last one serves all.
+        own_key = own.pop(0) if len(own) > 1 else (own[0] if own else None)
+        upstreams.append(UpstreamAddress(engine=engine, url=url, key=own_key))
+    return tuple(upstreams)
 
 
 def _is_http(url: str) -> bool:

@@ -1,36 +1,32 @@
-"""One turn: opened, relayed, closed. The heart; read it beside docs/architecture.md.
+"""What turns share, and the stateless one. Read it beside docs/architecture.md; stored turns are in response_turn.py.
 
-Both kinds take a slot, open a generation and wait for its first event before their caller hears anything, so that what
-fails until then has an honest status and leaves nothing behind. A `ChatTurn` stores nothing. A `ResponseTurn` writes
-its question beside the model's work on the prompt, and is closed exactly once, whatever ends it.
+A turn takes what it may use from the limits, a slot from the admission and a generation from an upstream, in this
+order, and gives them back in the other. It waits for the first event before its caller hears anything, so that what
+fails until then has an honest status, unless the caller has to wait for a slot: who waits is told the place.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import logging
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-from gateway.admission import Admission
+from gateway.admission import Admission, Tell
 from gateway.auth import Caller
-from gateway.chat_object import engine_role, sampling_of
-from gateway.dialects import Chunk, Prompt, PromptMessage, Usage
+from gateway.dialects import Chunk, Prompt, Usage
 from gateway.errors import GatewayError, NotFound, UpstreamFailed, UpstreamTimeout
 from gateway.limits import Limits, Reservation, allowances_of
 from gateway.open_turns import OpenTurns
-from gateway.prompt import Fitted, Message, fit, require_plausible
-from gateway.response_object import new_body, output_part, usage_object
-from gateway.schemas import ChatMessage, ResponseRequest
 from gateway.settings import Settings
-from gateway.store import Item, Store, new_id
-from gateway.upstream import Generation, Upstream
+from gateway.store import Store
+from gateway.upstream import Generation
+from gateway.upstreams import Upstreams
 
 log = logging.getLogger("gateway.turn")
-_TAKE_BACK_S = 5.0
 _DEFAULT_MODELS = ("dummy", "tgi", "")  # what huggingface_hub and TGI's own clients send when none is named
 
 
@@ -39,7 +35,7 @@ class Parts:
     """What a turn works with; put together once in gateway/main.py."""
 
     settings: Settings
-    upstream: Upstream
+    upstreams: Upstreams
     store: Store
     limits: Limits
     admission: Admission
@@ -54,7 +50,7 @@ class Parts:
         self.open_turns.require_open()
         allowances = allowances_of(caller, self.settings)
         if not is_answer:
-            allowances = [replace(allowance, streams=None) for allowance in allowances]
+            allowances = [dataclasses.replace(allowance, streams=None) for allowance in allowances]
         return await self.limits.reserve(allowances)
 
     def require_model(self, name: str | None) -> None:
@@ -69,6 +65,67 @@ class Parts:
             )
 
 
+class Meter:
+    """What one turn uses, for its limits: an estimate from above before the answer, the truth after it."""
+
+    def __init__(self, parts: Parts, caller: Caller) -> None:
+        self._parts = parts
+        self._caller = caller
+        self._reservation: Reservation | None = None
+        self._prompt_tokens = 0
+        self.events = 0
+        """Events of the answer that came: what it has used, when it ends before the engine has told."""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Holds the request's charge; gives it all back when the failure is ours and nothing came.
+
+        Raises:
+            RateLimited, LimitsUnavailable, ShuttingDown
+        """
+        reservation = self._reservation = await self._parts.charge(self._caller)
+        is_ours = False
+        try:
+            yield
+        except GatewayError as error:
+            is_ours = error.status >= 500 and not self.events
+            raise
+        finally:
+            if is_ours:
+                await reservation.refund()
+            else:  # a request that failed before tokens were charged has used none
+                await reservation.settle(self._prompt_tokens + self.events)
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether any limit of this caller is about tokens."""
+        return self._reservation is not None and self._reservation.counts_tokens
+
+    async def charge_tokens(self, prompt_tokens: int, max_tokens: int, *, is_limited: bool) -> int:
+        """Charges prompt and longest answer; returns how long the answer may be.
+
+        An answer that nobody limited is limited here, to what the limits let pass at all.
+
+        Raises:
+            RateLimited, LimitsUnavailable
+        """
+        assert self._reservation is not None
+        largest = self._reservation.largest_tokens
+        if largest is not None and not is_limited:
+            max_tokens = max(1, min(max_tokens, largest - prompt_tokens))
+        await self._reservation.charge_tokens(prompt_tokens + max_tokens)
+        self._prompt_tokens = prompt_tokens
+        return max_tokens
+
+    def note(self, usage: Usage) -> None:
+        """What the engine says that was used."""
+        self._prompt_tokens, self.events = usage.input_tokens, usage.output_tokens
+
+    def headers(self) -> dict[str, str]:
+        """`x-ratelimit-*`."""
+        return self._reservation.headers() if self._reservation is not None else {}
+
+
 class ChatTurn:
     """A stateless completion of `prompt`; `wants_usage` says whether a stream's caller asked for the usage."""
 
@@ -76,231 +133,51 @@ class ChatTurn:
         self.parts = parts
         self.wants_usage = wants_usage
         self.finish_reason: str | None = None
+        self.meter = Meter(parts, caller)
         self._caller = caller
         self._prompt = prompt
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[Generation]:
-        """Holds slot and generation. Raises Overloaded, ContextTooLong, UpstreamNotReady, UpstreamFailed …"""
-        async with self.parts.open_turns.running(), self.parts.admission.lease(self._caller.owner):
-            with await self.parts.upstream.open(self._prompt) as generation:
-                async with _within(self.parts.settings.timeouts.turn_s):
-                    yield generation
+    async def open(self, tell: Tell | None = None) -> AsyncIterator[Generation]:
+        """Holds slot and generation; `tell` is called with the place, when there is a wait for the slot.
+
+        Raises RateLimited, Overloaded, ContextTooLong, UpstreamNotReady, UpstreamFailed …
+        """
+        parts = self.parts
+        async with parts.open_turns.running(), self.meter.running():
+            prompt = await self._charged() if self.meter.counts_tokens else self._prompt
+            async with parts.admission.lease(self._caller.owner, tell):
+                with await parts.upstreams.open(prompt) as generation:
+                    async with within(parts.settings.timeouts.turn_s):
+                        yield generation
 
     def note(self, chunk: Chunk) -> None:
-        """Remembers how the answer ended."""
+        """Remembers how the answer ended, and what it used."""
         self.finish_reason = chunk.finish_reason or self.finish_reason
+        self.meter.events += 1
+        if chunk.usage is not None:
+            self.meter.note(chunk.usage)
 
     def require_finished(self) -> None:
         """Raises UpstreamFailed when the stream ended without saying why: a cut answer must not pass as whole."""
         if self.finish_reason is None:
             raise UpstreamFailed("The inference server's answer broke off. Try again.")
 
-
-class ResponseTurn:
-    """A turn of the Responses API, stored unless its caller said `store: false`."""
-
-    def __init__(self, parts: Parts, caller: Caller, request: ResponseRequest) -> None:
-        self.parts = parts
-        self.is_stored = request.store is not False
-        self.answer_id = new_id("msg")
-        self._caller = caller
-        self._request = request
-        self._last_item_id: str | None = None
-        self._texts: list[str] = []
-        self._checkpointed = 0
-        self._finish_reason: str | None = None
-        self._usage: Usage | None = None
-        self.body = new_body(new_id("resp"), request, model=parts.settings.model, created_at=int(time.time()))
-
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator[Generation]:
-        """Holds slot, generation and the open turn in the store; closes the turn whatever happens inside.
-
-        A turn that fails before it is opened leaves nothing behind. Raises like ChatTurn.open, and NotFound,
-        ConversationBusy, HistoryUnavailable.
-        """
-        async with self.parts.open_turns.running():
-            fitted, question = await self._fit()
-            self.body["truncated_items"] = fitted.dropped
-            async with self.parts.admission.lease(self._caller.owner):
-                generation = await self._begin(fitted, question)
-                async with self.parts.open_turns.checkpointed(self), self._closing():
-                    with generation:  # inside: the engine is free before the end is written
-                        async with _within(self.parts.settings.timeouts.turn_s):
-                            yield generation
-
-    def take(self, chunk: Chunk) -> str:
-        """Adds one event of the answer; returns the text that it adds."""
-        if chunk.text:
-            self._texts.append(chunk.text)
-        self._finish_reason = chunk.finish_reason or self._finish_reason
-        self._usage = chunk.usage or self._usage
-        return chunk.text
-
-    def answer(self) -> Item:
-        """The answer so far, or as it ended."""
-        self._checkpointed = len(self._texts)
-        return Item(
-            id=self.answer_id,
-            role="assistant",
-            status=_item_status(self.body["status"]),
-            content=[output_part("".join(self._texts))],
-            is_output=True,
-            tokens=self._usage.output_tokens if self._usage else None,
-            response_id=self.body["id"],
-        )
-
-    def has_news(self) -> bool:
-        """Whether the answer has grown since it was last taken."""
-        return len(self._texts) > self._checkpointed
-
-    async def _fit(self) -> tuple[Fitted, list[Item]]:
-        """The prompt that fits, and the question's items with their tokens counted."""
-        request, context = self._request, self.parts.settings.context_tokens
-        messages = request.input_messages()
-        size = sum(len(message.text.encode()) for message in messages) + len((request.instructions or "").encode())
-        require_plausible(size, context, "input")
-        asked, history = await asyncio.gather(
-            asyncio.gather(*(self._counted(message.role, message.text) for message in messages)),
-            self._history(),
-        )
-        question = [_question_item(message, counted.tokens) for message, counted in zip(messages, asked, strict=True)]
-        system = [await self._counted("system", request.instructions)] if request.instructions else []
-        budget = min(request.max_total_tokens or context, context)
-        fitted = fit(
-            [*system, *history],
-            asked,
-            budget=budget,
-            max_output_tokens=request.max_output_tokens,
-            may_truncate=request.truncation == "auto",
-        )
-        return fitted, question
-
-    async def _history(self) -> list[Message]:
-        request = self._request
-        items = await self.parts.store.history(
-            self._caller.owner, request.conversation_id, request.previous_response_id
-        )
-        self._last_item_id = items[-1].id if items else None
-        return await asyncio.gather(*(self._counted(item.role, item.text, item.tokens) for item in items if item.text))
-
-    async def _counted(self, role: str, text: str, tokens: int | None = None) -> Message:
-        if tokens is None:
-            tokens = await self.parts.upstream.count(text)
-        return Message(engine_role(role), text, tokens)
-
-    async def _begin(self, fitted: Fitted, question: Sequence[Item]) -> Generation:
-        """Opens the generation while the question is written. When either fails, neither remains."""
-        prompt = Prompt(
-            messages=[PromptMessage(message.role, message.text) for message in fitted.messages],
-            max_tokens=fitted.max_tokens,
-            **sampling_of(self._request),
-        )
-        opening = asyncio.ensure_future(self.parts.upstream.open(prompt))
-        writing = asyncio.ensure_future(self._write_question(question))
-        try:
-            await asyncio.wait({opening, writing}, return_when=asyncio.FIRST_EXCEPTION)
-            if writing.done():
-                writing.result()
-            generation = await opening
-            await writing
-        except asyncio.CancelledError:  # the caller left: the question stays, with an empty answer
-            if await self._take_back(opening, writing):
-                await self._finish("incomplete", reason="interrupted")
-            raise
-        except BaseException:
-            if await self._take_back(opening, writing):
-                await self._abandon()
-            raise
-        return generation
-
-    async def _write_question(self, question: Sequence[Item]) -> None:
-        if self.is_stored:
-            await self.parts.store.begin_turn(
-                self._caller.owner,
-                self.body,
-                conversation_id=self._request.conversation_id,
-                previous_id=self._request.previous_response_id,
-                last_item_id=self._last_item_id,
-                question=question,
-                answer=replace(self.answer(), tokens=None),
-            )
-
-    async def _take_back(self, opening: asyncio.Future[Generation], writing: asyncio.Future[None]) -> bool:
-        """Ends what `_begin` had started; tells whether the question is, or may yet come to be, in the store.
-
-        A write that has begun cannot be called back. Writes keep their order, so what is written next comes after it.
-        """
-        both: set[asyncio.Future[Any]] = {opening, writing}
-        if not opening.cancel() and not opening.cancelled() and opening.exception() is None:
-            opening.result().close()
-        await asyncio.wait(both, timeout=_TAKE_BACK_S)
-        has_failed = writing.done() and (writing.cancelled() or writing.exception() is not None)
-        return self.is_stored and not has_failed
-
-    async def _abandon(self) -> None:
-        try:
-            await self.parts.store.abandon_turn(self.body["id"])
-        except GatewayError as error:
-            log.warning("a turn that failed could not be taken back: %s", error)
-            self.body = self.body | {"status": "failed"}
-            self.parts.open_turns.keep_for_later(self.body, self.answer())
-
-    @asynccontextmanager
-    async def _closing(self) -> AsyncIterator[None]:
-        """Closes the turn exactly once: as completed, incomplete (cut, or the caller left) or failed."""
-        try:
-            yield
-            if self._finish_reason is None:
-                raise UpstreamFailed("The inference server's answer broke off. Try again.")
-        except GatewayError as error:
-            await self._finish("failed", error=error)
-            raise
-        except BaseException:  # the caller left, or a bug: either way what was generated is kept
-            await self._finish("incomplete", reason="interrupted")
-            raise
-        if self._finish_reason == "length":
-            await self._finish("incomplete", reason="max_output_tokens")
-        else:
-            await self._finish("completed")
-
-    async def _finish(self, status: str, *, reason: str | None = None, error: GatewayError | None = None) -> None:
-        self.body = self.body | {
-            "status": status,
-            "incomplete_details": {"reason": reason} if reason else None,
-            "error": {"code": error.code, "message": error.message} if error else None,
-            "usage": usage_object(self._usage),
-        }
-        if not self.is_stored:
-            return
-        answer = self.answer()
-        try:
-            await self.parts.store.finish_turn(self.body, [answer])
-        except GatewayError as unwritten:
-            self.parts.open_turns.keep_for_later(self.body, answer)
-            if status in ("completed", "incomplete") and reason != "interrupted":
-                error_fields = {"code": unwritten.code, "message": unwritten.message}
-                self.body = self.body | {"status": "failed", "error": error_fields}
-                raise
+    async def _charged(self) -> Prompt:
+        prompt = self._prompt
+        tokens = await self.parts.upstreams.count_prompt(prompt)
+        room = prompt.max_tokens if prompt.is_limited else max(1, prompt.max_tokens - tokens)
+        longest = await self.meter.charge_tokens(tokens, room, is_limited=prompt.is_limited)
+        if longest < room:
+            prompt = dataclasses.replace(prompt, max_tokens=longest, is_limited=True)
+        return prompt
 
 
-@asynccontextmanager
-async def _within(seconds: float) -> AsyncIterator[None]:
+@contextlib.asynccontextmanager
+async def within(seconds: float) -> AsyncIterator[None]:
     """Bounds an answer as a whole: an engine that never ends, and a caller who does not read, would hold the slot."""
     try:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError:
         raise UpstreamTimeout("The answer took too long and was cut. Ask for a shorter one.") from None
-
-
-def _item_status(response_status: str) -> str:
-    return {"in_progress": "in_progress", "completed": "completed"}.get(response_status, "incomplete")
-
-
-def _question_item(message: ChatMessage, tokens: int) -> Item:
-    kind = "output_text" if message.role == "assistant" else "input_text"
-    text = message.text
-    content = [output_part(text)] if kind == "output_text" else [{"type": kind, "text": text}]
-    return Item(new_id("msg"), message.role, "completed", content, tokens=tokens)

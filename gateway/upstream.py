@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import msgspec
 
@@ -16,6 +16,7 @@ from gateway.dialects import Count, Dialect, Prompt, Repair, llamacpp, lmdeploy,
 from gateway.dialects.internlm2 import InternLM2Tools
 from gateway.errors import GatewayError, UpstreamFailed, UpstreamNotReady, UpstreamTimeout
 from gateway.markers import defuse, defused
+from gateway.plain import PlainForm
 from gateway.settings import Timeouts, UpstreamAddress
 from gateway.sse import DONE, EventSplitter
 from gateway.wire import Address, ConnectFailed, Exchange, ReadTimeout, WireError, open_exchange
@@ -26,7 +27,20 @@ _CHECK_TTL_S = 0.5
 _COUNTS_AT_ONCE = 8  # a long conversation that nobody has counted must not flood the server with connections
 _LARGEST_EVENT_BYTES = 1 << 20
 Result = TypeVar("Result")
-Take = Callable[[list[bytes]], Awaitable[None] | None]
+_GAP = b"\n\n"
+
+
+class Sink(Protocol):
+    """Where the events of an answer go. All must be quick: they run in the loop's own callbacks."""
+
+    def take(self, payloads: list[bytes]) -> None:
+        """Events, in OpenAI's form. May raise GatewayError for what one of them says."""
+
+    def take_plain(self, data: bytes, form: PlainForm) -> None:
+        """A piece of the stream that holds nothing but events of this form."""
+
+    def flush(self) -> Awaitable[None] | None:
+        """The read is over: sends what it gave; returns what to await before anything more is read."""
 
 
 class Upstream:
@@ -84,6 +98,10 @@ class Upstream:
             UpstreamNotReady, UpstreamFailed, UpstreamTimeout
         """
         return await self._ask(self._dialect.count(defuse(text), self._model))
+
+    async def count_prompt(self, prompt: Prompt) -> int:
+        """The same of a whole prompt, with what its chat template adds."""
+        return await self._ask(self._dialect.count_chat(defused(prompt), self._model))
 
     async def fetch(self, method: str, path: str, body: bytes) -> bytes:
         """The body of a small answer that is no generation.
@@ -177,7 +195,9 @@ class Generation:
         self._count_prompt = count_prompt
         self._splitter = EventSplitter()
         self._first: list[bytes] = []
-        self._take: Take = _taken_by_nobody
+        self._on_close: Callable[[], None] | None = None
+        self._sink: Sink | None = None
+        self._form: PlainForm | None = None
         self._is_over = False
 
     async def await_first_event(self) -> None:
@@ -188,46 +208,79 @@ class Generation:
             data = await _in_words(self._exchange.read(max(0.0, due_at - loop.time())))
             if not data:
                 break
-            self._first = self._events_in(data)
+            payloads = self._splitter.feed(data)
+            self._first = self._patched(payloads) if payloads else []
         if not self._first:
             raise UpstreamFailed("The inference server gave no answer at all. Try again.")
         self.decode(self._first[0])
 
-    async def relay(self, take: Take) -> None:
-        """Hands the payloads of the answer's events to `take`, read by read, until it has ended as it should.
+    async def relay(self, sink: Sink) -> None:
+        """Hands the answer's events to `sink`, read by read, until it has ended as it should.
 
-        `take` is called from within the loop's callback that read them: it must be quick. When it returns an awaitable,
-        nothing more is read until that is done.
+        That is done from within the loop's callback that read them. While what `sink.flush` returned is not done,
+        nothing more is read.
 
         Raises:
             UpstreamFailed: the stream broke off, or is none.
             UpstreamTimeout: nothing came for too long.
-            GatewayError: whatever `take` raised.
+            GatewayError: whatever `sink` raised.
         """
-        self._take = take
-        if (held := take(self._first)) is not None:
+        self._sink = sink
+        sink.take(self._first)
+        if (held := sink.flush()) is not None:
             await held
         if not self._is_over:
             await _in_words(self._exchange.relay(self._hand_on, self._timeouts.between_tokens_s))
         if not self._is_over and not self._may_end_without_done:
             raise UpstreamFailed("The inference server's answer broke off. Try again.")
         if self._repair is not None and self._repair.is_over:
-            if (held := take(await self._own_usage(self._repair))) is not None:
+            sink.take(await self._own_usage(self._repair))
+            if (held := sink.flush()) is not None:
                 await held
 
     def _hand_on(self, data: bytes) -> Awaitable[None] | None:
-        payloads = self._events_in(data)
+        assert self._sink is not None
+        try:
+            while data and not self._is_over:
+                if not self._splitter.rest:
+                    data = self._hand_on_plain(data, self._sink)
+                if data:
+                    data = self._hand_on_next(data, self._sink)
+        except GatewayError:
+            self._sink.flush()
+            raise
         if self._is_over:
             self._exchange.stop()
-        return self._take(payloads) if payloads else None
+        return self._sink.flush()
 
-    def _events_in(self, data: bytes) -> list[bytes]:
-        payloads = self._splitter.feed(data)
+    def _hand_on_plain(self, data: bytes, sink: Sink) -> bytes:
+        """Hands on, as a whole, the events at the beginning that surely only add text; returns the rest."""
+        if self._form is None:
+            return data
+        events, end = self._form.count(data)
+        if not events or (self._repair is not None and not self._repair.may_pass(events)):
+            return data
+        self._exchange.heard()
+        sink.take_plain(data[:end], self._form)
+        return data[end:]
+
+    def _hand_on_next(self, data: bytes, sink: Sink) -> bytes:
+        """Looks into the next event, to learn the form of those behind it, or into all; returns the rest."""
+        can_learn = self._repair is None or self._repair.may_pass(0)
+        end = data.find(_GAP) + len(_GAP) if can_learn else 0
+        payloads = self._splitter.feed(data[:end] if end >= len(_GAP) else data)
         if payloads:
-            self._exchange.heard()  # comments are no news; events that a repair holds back are
-        if len(self._splitter.rest) > _LARGEST_EVENT_BYTES:
+            self._exchange.heard()
+            patched = self._patched(payloads)
+            if can_learn and patched and self.is_plain_delta(payloads[-1]):
+                self._form = PlainForm.learn(payloads[-1], patched[-1])
+            sink.take(patched)
+        elif len(self._splitter.rest) > _LARGEST_EVENT_BYTES:
             raise UpstreamFailed("The inference server sent an event without an end. Try again.")
-        if payloads and payloads[-1] == DONE:
+        return data[end:] if end >= len(_GAP) else b""
+
+    def _patched(self, payloads: list[bytes]) -> list[bytes]:
+        if payloads[-1] == DONE:
             self._is_over = True
             del payloads[-1]
         return payloads if self._repair is None else self._repaired(payloads, self._repair)
@@ -239,7 +292,7 @@ class Generation:
                 repaired.append(patched)
             if repair.is_over:
                 self._is_over = True
-                self.close()
+                self._exchange.close()
                 break
         else:
             if self._is_over:
@@ -256,8 +309,15 @@ class Generation:
             log.warning("an answer has no usage: %s", error)
             return []
 
+    def when_closed(self, call: Callable[[], None]) -> None:
+        """Has `call` called once, when this is closed."""
+        self._on_close = call
+
     def close(self) -> None:
         self._exchange.close()
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
 
     def __enter__(self) -> Self:
         return self
@@ -266,10 +326,6 @@ class Generation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _taken_by_nobody(payloads: list[bytes]) -> None:
-    raise AssertionError("events are handed on only while `relay` runs")
 
 
 async def _in_words(reading: Awaitable[Result]) -> Result:

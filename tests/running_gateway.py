@@ -96,7 +96,7 @@ class RunningGateway:
     def is_idle(self) -> bool:
         """Whether no slot is held, nobody waits and no turn is open."""
         parts = self.parts
-        return parts.admission.free == parts.settings.slots and parts.admission.waiting == 0 and not parts.open_turns
+        return not parts.admission.running and parts.admission.waiting == 0 and not parts.open_turns
 
 
 class _ThreadServer(Server):
@@ -155,7 +155,7 @@ def run_gateway(
     settings = Settings(
         data_dir=data_dir,
         model=MODEL,
-        upstream=UpstreamAddress(engine, url, "engine-key"),
+        upstreams=tuple(UpstreamAddress(engine, one, "engine-key") for one in url.split(",")),
         timeouts=timeouts or Timeouts(drain_s=0.5),
         **({"key_rpm": 100_000, "user_rpm": 100_000, "all_users_rpm": 100_000, "user_streams": 1000} | fields),
     )

@@ -161,6 +161,12 @@ class Repair(Protocol):
     def patched(self, payload: bytes) -> bytes | None:
         """The event to hand on in place of `payload`, or None for none."""
 
+    def may_pass(self, events: int) -> bool:
+        """Whether the next `events` events, which only add text, may be patched without it, as the one before them was.
+
+        When it says so, it counts them.
+        """
+
     def usage_event(self, prompt_tokens: int) -> bytes:
         """The usage of an answer that was ended here."""
 

@@ -122,6 +122,9 @@ class ForcedCallRepair:
             return self._writer.choice(text, choice.finish_reason)
         return self._writer.choice(reason="tool_calls", calls=[new_call(0, *call)])
 
+    def may_pass(self, events: int) -> bool:
+        return False
+
     def usage_event(self, prompt_tokens: int) -> bytes:
         raise AssertionError("asked for only when is_over, which is never so here")
 

@@ -106,6 +106,9 @@ class MarkerRepair:
         tokens, self._tokens = self._tokens, []
         return self._writer.choice(text or None, reason, calls=calls, tokens=tokens)
 
+    def may_pass(self, events: int) -> bool:
+        return False
+
     def usage_event(self, prompt_tokens: int) -> bytes:
         raise AssertionError("asked for only when is_over, which is never so here")
 

@@ -75,6 +75,13 @@ class ChunkRepair:
             self._held.append(self._writer.usage(usage_object(usage)))
         return self._decided(choice)
 
+    def may_pass(self, events: int) -> bool:
+        is_last = self._max_tokens is not None and self._tokens + events >= self._max_tokens
+        if not self._is_simple or is_last:
+            return False
+        self._tokens += events
+        return True
+
     def usage_event(self, prompt_tokens: int) -> bytes:
         return self._writer.usage(usage_object(Usage(prompt_tokens, self._tokens)))
 
@@ -179,6 +186,9 @@ class NameRepair:
             payload = payload.replace(old, new, 1)
         return payload
 
+    def may_pass(self, events: int) -> bool:
+        return True
+
     def usage_event(self, prompt_tokens: int) -> bytes:
         raise AssertionError("asked for only when is_over, which is never so here: these engines end their answers")
 
@@ -223,6 +233,9 @@ class Chained:
     def patched(self, payload: bytes) -> bytes | None:
         repaired = payload if self._first is None else self._first.patched(payload)
         return None if repaired is None else self._second.patched(repaired)
+
+    def may_pass(self, events: int) -> bool:
+        return False  # the second looks at the text
 
     def usage_event(self, prompt_tokens: int) -> bytes:
         assert self._first is not None, "only the first ends answers early"

@@ -118,6 +118,9 @@ class LimitRepair:
         shown = {name: written[name] for name in ("token", "generated_text", "details")}
         return msgspec.json.encode({"index": self._count, **shown})
 
+    def may_pass(self, events: int) -> bool:
+        return False
+
     def usage_event(self, prompt_tokens: int) -> bytes:
         return msgspec.json.encode({"usage": {"prompt_tokens": prompt_tokens, "completion_tokens": self._count}})
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from gateway.chat_object import CollectedCompletion, CollectedText, chat_prompt, text_prompt
-from gateway.deps import CallerDep, PartsDep, Settling
+from gateway.deps import CallerDep, PartsDep
 from gateway.relay import ChatCompletion, ChatStream
 from gateway.schemas import ChatRequest, CompletionRequest
 from gateway.turn import ChatTurn, Parts
@@ -22,10 +22,7 @@ async def create_chat_completion(body: ChatRequest, caller: CallerDep, parts: Pa
     parts.require_model(body.model)
     prompt = chat_prompt(body, parts.settings.context_tokens)
     turn = ChatTurn(parts, caller, prompt, wants_usage=body.wants_usage)
-    reservation = await parts.charge(caller)
-    headers = reservation.headers()
-    answer = ChatStream(turn, headers) if body.stream else ChatCompletion(turn, headers, CollectedCompletion())
-    return Settling(answer, reservation)
+    return ChatStream(turn) if body.stream else ChatCompletion(turn, CollectedCompletion())
 
 
 @router.post("/completions", response_model=None)
@@ -34,10 +31,7 @@ async def create_completion(body: CompletionRequest, caller: CallerDep, parts: P
     parts.require_model(body.model)
     prompt = text_prompt(body, parts.settings.context_tokens)
     turn = ChatTurn(parts, caller, prompt, wants_usage=body.wants_usage)
-    reservation = await parts.charge(caller)
-    headers = reservation.headers()
-    answer = ChatStream(turn, headers) if body.stream else ChatCompletion(turn, headers, CollectedText())
-    return Settling(answer, reservation)
+    return ChatStream(turn) if body.stream else ChatCompletion(turn, CollectedText())
 
 
 @router.get("/models")

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.responses import JSONResponse
 
-from gateway.deps import CallerDep, PartsDep
-from gateway.errors import UpstreamNotReady
+from gateway.deps import CallerDep, PartsDep, get_admin
+from gateway.errors import NotFound, UpstreamNotReady
+from gateway.schemas import UpstreamUpdate
 from gateway.turn import Parts
+from gateway.upstreams import Member
 
 router = APIRouter(tags=["operations"])
 _UNKNOWN: dict[str, Any] = {"stage": "unknown", "done": 0, "total": 0, "unit": "", "message": "", "since": None}
@@ -32,6 +34,22 @@ async def readyz(parts: PartsDep) -> JSONResponse:
     return JSONResponse({"status": "ready"})
 
 
+@router.get("/v1/upstreams", dependencies=[Depends(get_admin)])
+async def list_upstreams(parts: PartsDep) -> dict[str, Any]:
+    """The inference servers and what is known of them (ours; needs the scope `admin`)."""
+    is_up = await parts.upstreams.is_ready()
+    return {"object": "list", "data": [_upstream(member, is_up) for member in parts.upstreams.members]}
+
+
+@router.post("/v1/upstreams/{upstream_id}", dependencies=[Depends(get_admin)])
+async def update_upstream(upstream_id: str, body: UpstreamUpdate, parts: PartsDep) -> dict[str, Any]:
+    """Takes a server out of the choice (`draining`: it finishes what it has), or back in (ours)."""
+    member = parts.upstreams.set_draining(upstream_id, body.draining)
+    if member is None:
+        raise NotFound(f"There is no inference server '{upstream_id[:100]}'; GET /v1/upstreams lists them.")
+    return _upstream(member, await parts.upstreams.is_ready())
+
+
 @router.get("/v1/status")
 async def get_status(caller: CallerDep, parts: PartsDep) -> dict[str, Any]:
     """What the server is doing, for people who wait (ours)."""
@@ -41,7 +59,7 @@ async def get_status(caller: CallerDep, parts: PartsDep) -> dict[str, Any]:
 async def _status(parts: Parts) -> dict[str, Any]:
     settings = parts.settings
     written = _written_status(settings.data_dir / "status.json")
-    is_up = await parts.upstream.is_ready()
+    is_up = await parts.upstreams.is_ready()
     is_ready = is_up and written["stage"] in ("ready", "unknown")
     stage = "ready" if is_ready else written["stage"]
     if stage == "ready" and not is_up:  # its supervisor has not noticed yet
@@ -55,9 +73,22 @@ async def _status(parts: Parts) -> dict[str, Any]:
         "title": settings.model_title,
         "note": dict(settings.model_note) if settings.model_note else None,
         "context_tokens": settings.context_tokens,
-        "upstreams": [{"engine": parts.upstream.engine, "ready": is_up}],
-        "running": settings.slots - parts.admission.free,
+        "upstreams": [
+            {"engine": member.upstream.engine, "ready": is_up and not member.is_ejected}
+            for member in parts.upstreams.members
+        ],
+        "running": parts.admission.running,
         "waiting": parts.admission.waiting,
+    }
+
+
+def _upstream(member: Member, is_up: bool) -> dict[str, Any]:
+    return {
+        "id": member.name,
+        "engine": member.upstream.engine,
+        "ready": is_up and not member.is_ejected,
+        "draining": member.is_draining,
+        "running": member.open,
     }
 
 

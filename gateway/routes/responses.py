@@ -7,34 +7,65 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from gateway.deps import CallerDep, PartsDep, Settling
+from gateway.background import events_again
+from gateway.deps import BackgroundDep, CallerDep, PartsDep
 from gateway.errors import InvalidRequest
-from gateway.relay import ResponseObject, ResponseStream
+from gateway.relay import BackgroundObject, BackgroundStream, ResponseObject, ResponseStream, ToldAgain
 from gateway.response_object import response_object
+from gateway.response_turn import ResponseTurn
 from gateway.schemas import ResponseRequest
-from gateway.turn import ResponseTurn
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
 
 
 @router.post("", response_model=None)
-async def create_response(body: ResponseRequest, caller: CallerDep, parts: PartsDep) -> Response:
+async def create_response(
+    body: ResponseRequest, caller: CallerDep, parts: PartsDep, background: BackgroundDep
+) -> Response:
     """One turn: a message and its answer, stored in a conversation or a chain of responses."""
     parts.require_model(body.model)
     turn = ResponseTurn(parts, caller, body)
-    reservation = await parts.charge(caller)
-    headers = reservation.headers()
-    return Settling(ResponseStream(turn, headers) if body.stream else ResponseObject(turn, headers), reservation)
+    if body.background:
+        return BackgroundStream(background, turn) if body.stream else BackgroundObject(turn, background)
+    return ResponseStream(turn) if body.stream else ResponseObject(turn)
 
 
-@router.get("/{response_id}")
+@router.get("/{response_id}", response_model=None)
 async def get_response(
-    response_id: str, caller: CallerDep, parts: PartsDep, stream: Annotated[bool, Query()] = False
+    response_id: str,
+    caller: CallerDep,
+    parts: PartsDep,
+    background: BackgroundDep,
+    stream: Annotated[bool, Query()] = False,
+    starting_after: Annotated[int | None, Query(ge=0)] = None,
+) -> Response | dict[str, Any]:
+    """A stored response; with `stream` its events, those after the number `starting_after`, as they come."""
+    running = background.find(caller.owner, response_id)
+    if stream and running is not None:
+        return BackgroundStream(background, running=running, starting_after=_from(starting_after))
+    stored = await parts.store.response(caller.owner, response_id)
+    if not stream:
+        if starting_after is not None:
+            raise InvalidRequest("'starting_after' needs 'stream=true'.", param="starting_after")
+        place = {"queue_position": running.place} if running is not None and running.place else {}
+        return response_object(stored) | place
+    if stored.status in ("queued", "in_progress"):
+        raise InvalidRequest(
+            "Only a response that was created with 'background': true can be streamed again while it runs.",
+            param="stream",
+        )
+    return ToldAgain(events_again(stored, _from(starting_after)))
+
+
+@router.post("/{response_id}/cancel")
+async def cancel_response(
+    response_id: str, caller: CallerDep, parts: PartsDep, background: BackgroundDep
 ) -> dict[str, Any]:
-    """A stored response."""
-    if stream:
-        raise InvalidRequest("Streaming a stored response is not supported yet.", param="stream")
-    return response_object(await parts.store.response(caller.owner, response_id))
+    """Ends a background response; what there is of its answer stays. One that has ended is returned as it is."""
+    stored = await parts.store.response(caller.owner, response_id)
+    if await background.cancel(caller.owner, stored):
+        stored = await parts.store.response(caller.owner, response_id)
+    return response_object(stored)
 
 
 @router.delete("/{response_id}")
@@ -42,3 +73,7 @@ async def delete_response(response_id: str, caller: CallerDep, parts: PartsDep) 
     """Forgets a response; its messages stay in their conversation."""
     await parts.store.delete_response(caller.owner, response_id)
     return {"id": response_id, "object": "response", "deleted": True}
+
+
+def _from(starting_after: int | None) -> int:
+    return -1 if starting_after is None else starting_after

@@ -140,7 +140,7 @@ RESPONSE_CASES: list[tuple[str, dict[str, Any], str]] = [
     ("an empty item", {"input": [{"role": "user", "content": ""}]}, "input.0"),
     ("a function's output", {"input": [{"type": "function_call_output", "call_id": "x", "output": "y"}]}, "any"),
     ("an image", {"input": user([{"type": "input_image", "image_url": "x"}])["messages"]}, "input.0.content"),
-    ("background", {"background": True}, "background"),
+    ("background that is not stored", {"background": True, "store": False}, "any"),
     ("both kinds of history", {"conversation": "conv_1", "previous_response_id": "resp_1"}, "any"),
     ("a conversation that is not stored", {"conversation": "conv_1", "store": False}, "any"),
     ("conversation 5", {"conversation": 5}, "conversation"),
@@ -272,7 +272,7 @@ def test_paths_and_methods_that_are_not_there(
         ("/v1/conversations?q=hello", "q"),
         ("/v1/conversations/conv_1/items?order=random", "order"),
         ("/v1/conversations/conv_1/items?include%5B%5D=message.output_text.logprobs", "include"),
-        ("/v1/responses/resp_1?stream=true&starting_after=3", "stream"),
+        ("/v1/responses/resp_1?stream=true&starting_after=-3", "starting_after"),
     ],
 )
 def test_query_parameters_that_are_refused(client: httpx2.Client, path: str, param: str) -> None:

@@ -223,8 +223,8 @@ def test_a_bug_in_mid_stream_is_an_event_and_closes_the_turn(fake: FakeInference
         conversation = client.post("/v1/conversations").json()["id"]
         ask = {"input": "x", "conversation": conversation, "stream": True}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("gateway.relay.ResponseEvents.delta", lambda *_: 1 / 0)
-            patch.setattr("gateway.relay.ChatStream._hand_on", lambda *_: 1 / 0)
+            patch.setattr("gateway.relay.ResponseEvents.deltas", lambda *_: 1 / 0)
+            patch.setattr("gateway.relay.ChatStream.take", lambda *_: 1 / 0)
             events = events_of(client.post("/v1/responses", json=ask).text)
             assert events[-1]["type"] == "response.failed"
             assert events[-1]["response"]["error"]["code"] == "internal_error"

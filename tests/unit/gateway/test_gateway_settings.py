@@ -16,7 +16,7 @@ GOOD = {"GATEWAY_UPSTREAMS": "llamacpp=http://127.0.0.1:8080"}
 
 def test_one_variable_is_enough() -> None:
     settings = Settings.from_env(GOOD, ROOT)
-    assert settings.upstream == UpstreamAddress("llamacpp", "http://127.0.0.1:8080", None)
+    assert settings.upstreams == (UpstreamAddress("llamacpp", "http://127.0.0.1:8080", None),)
     assert (settings.host, settings.port, settings.data_dir) == ("127.0.0.1", 8000, ROOT / "data")
     assert settings.database == f"sqlite:///{ROOT}/data/gateway.sqlite3"
 
@@ -37,7 +37,7 @@ def test_everything_set() -> None:
         "GATEWAY_DRAIN_TIMEOUT_S": "0",
     }
     settings = Settings.from_env(environ, ROOT)
-    assert settings.upstream == UpstreamAddress("llamacpp", "unix:/run/x.sock", "se=cret")
+    assert settings.upstreams == (UpstreamAddress("llamacpp", "unix:/run/x.sock", "se=cret"),)
     assert settings.data_dir == Path("/data")
     assert (settings.slots, settings.max_wait_s, settings.timeouts.drain_s) == (7, 0.5, 0)
     assert "se=cret" not in repr(settings)
@@ -87,7 +87,6 @@ BAD = [
     ("GATEWAY_UPSTREAMS", "llamacpp=http://x:port"),
     ("GATEWAY_UPSTREAMS", "llamacpp=http://[::1"),
     ("GATEWAY_UPSTREAMS", "llamacpp=http://x/a b"),
-    ("GATEWAY_UPSTREAMS", "llamacpp=http://a,llamacpp=http://b"),
     ("REDIS_URL", "127.0.0.1:6379"),
     ("REDIS_URL", "http://127.0.0.1:6379"),
     ("REDIS_URL", "redis://"),
