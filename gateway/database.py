@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -36,19 +35,50 @@ log = logging.getLogger("gateway.database")
 _GROUP = 64
 _CLOSE_S = 5.0
 _AWAY_S = 0.25
-_BUMPED = "bumped"
+_BUMPED, _ERASED = "bumped", "erased"
 _AGAIN = {"40001", "40P01"}  # SQLSTATE: serialization failure, deadlock: another gateway was in the way
 
 
-@dataclass
 class _Pending(Generic[Result]):
-    job: Job[Result]
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Result]
-    result: Result | None = None
-    error: BaseException | None = None
-    is_expired: bool = False
-    is_again: bool = False
+    """A job on its way, and who waits for it."""
+
+    def __init__(self, job: Job[Result]) -> None:
+        self.job = job
+        self.result: Result | None = None
+        self.error: BaseException | None = None
+        self.is_expired = False  # nobody waits any more, and somebody was told so
+        self.is_again = False
+
+    def is_wanted(self) -> bool:
+        """Whether what a read finds would still reach anybody."""
+        return not self.is_expired
+
+    def resolve(self) -> None:
+        """Tells who waits."""
+        raise NotImplementedError
+
+
+class _Blocking(_Pending[Result]):
+    def __init__(self, job: Job[Result]) -> None:
+        super().__init__(job)
+        self._is_done = threading.Event()
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Whether it was done in time."""
+        return self._is_done.wait(timeout_s)
+
+    def resolve(self) -> None:
+        self._is_done.set()
+
+
+class _Awaited(_Pending[Result]):
+    def __init__(self, job: Job[Result], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(job)
+        self.loop = loop
+        self.future: asyncio.Future[Result] = loop.create_future()
+
+    def is_wanted(self) -> bool:
+        return not self.future.cancelled()
 
     def resolve(self) -> None:
         def settle() -> None:
@@ -118,24 +148,13 @@ class Database:
         """Runs `job` on a reader thread, on one state of the database. Raises as `write` does."""
         return await self._done(self._reads, job)
 
-    def read_now(self, job: Job[Result]) -> Result:
-        """The same for the command line: blocks."""
-        try:
-            with self._backend.reading() as connection:
-                return job(connection)
-        except SQLAlchemyError as error:
-            raise self._backend.in_words(error) from None
-
     def write_now(self, job: Job[Result]) -> Result:
-        """One transaction on the calling thread: for the command line and the start."""
-        try:
-            with self._backend.writing() as connection:
-                with connection.begin():
-                    result = job(connection)
-                self._announce(connection)
-                return result
-        except SQLAlchemyError as error:
-            raise self._backend.in_words(error) from None
+        """`write` for code that is not asynchronous: blocks."""
+        return self._done_now(self._writes, job)
+
+    def read_now(self, job: Job[Result]) -> Result:
+        """`read` likewise."""
+        return self._done_now(self._reads, job)
 
     def alone(self, what: str) -> AbstractContextManager[None]:
         """While it is open, no other gateway on this database is inside the same. Blocks."""
@@ -153,6 +172,13 @@ class Database:
         connection.info.setdefault(_BUMPED, set()).add(name)
         self._backend.bump(connection, name)
 
+    def erase(self, connection: sa.Connection) -> None:
+        """Inside a job that deletes: after its commit, what was deleted is not in the database's files either.
+
+        So far as the database can do that: see gateway/databases/.
+        """
+        connection.info[_ERASED] = True
+
     def close(self) -> None:
         """Finishes the queued writes and ends the threads; waits no more than seconds for a database that is away."""
         self._writes.put(None)
@@ -166,25 +192,42 @@ class Database:
     def _announce(self, connection: sa.Connection) -> None:
         if _BUMPED in connection.info:
             self._backend.bumped(connection.info.pop(_BUMPED))
+        if connection.info.pop(_ERASED, False):
+            self._backend.erased(connection)
 
     async def _done(self, jobs: _Queue, job: Job[Result]) -> Result:
-        loop = asyncio.get_running_loop()
-        pending: _Pending[Result] = _Pending(job, loop, loop.create_future())
+        pending = _Awaited(job, asyncio.get_running_loop())
         jobs.put(pending)
-        if self._backend.answer_within_s is None:
+        timeout_s = self._timeout_s()
+        if timeout_s is None:
             return await pending.future
         try:
-            async with asyncio.timeout(_AWAY_S if self._is_away else self._backend.answer_within_s):
+            async with asyncio.timeout(timeout_s):
                 return await pending.future
         except TimeoutError:
-            pending.is_expired = self._is_away = True
-            raise HistoryUnavailable(
-                "The conversation store does not answer in time. Try again in a moment.", retry_after_s=5
-            ) from None
+            raise self._expired(pending) from None
+
+    def _done_now(self, jobs: _Queue, job: Job[Result]) -> Result:
+        pending = _Blocking(job)
+        jobs.put(pending)
+        if not pending.wait(self._timeout_s()):
+            raise self._expired(pending)
+        if pending.error is not None:
+            raise pending.error
+        return pending.result  # type: ignore[return-value]  # None is a Result here
+
+    def _timeout_s(self) -> float | None:
+        return _AWAY_S if self._is_away else self._backend.answer_within_s
+
+    def _expired(self, pending: _Pending[Any]) -> HistoryUnavailable:
+        pending.is_expired = self._is_away = True
+        return HistoryUnavailable(
+            "The conversation store does not answer in time. Try again in a moment.", retry_after_s=5
+        )
 
     def _read_loop(self) -> None:
         while (pending := self._reads.get()) is not None:
-            if pending.future.cancelled():
+            if not pending.is_wanted():
                 continue
             try:
                 with self._backend.reading() as connection:

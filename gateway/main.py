@@ -25,7 +25,8 @@ from gateway.heartbeat import Heartbeat
 from gateway.limits import Limits, MemoryLimits
 from gateway.open_turns import OpenTurns
 from gateway.redis_limits import RedisLimits
-from gateway.routes import completions, conversations, native, ops, responses
+from gateway.retention import Retention
+from gateway.routes import completions, conversations, history, native, ops, responses
 from gateway.routes import keys as key_routes
 from gateway.settings import Settings
 from gateway.store import Store
@@ -34,7 +35,7 @@ from gateway.upstream import Upstream
 from gateway.upstreams import Upstreams
 
 log = logging.getLogger("gateway")
-_ROUTES = (completions, responses, conversations, native, key_routes, ops)
+_ROUTES = (completions, responses, conversations, history, native, key_routes, ops)
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _VALIDATORS_OWN = re.compile(r"function-|list\[|constrained-|[A-Z]\w*$")
 _DESCRIPTION = "OpenAI's API in front of an InternLM2 chat model, with keys, limits and stored conversations."
@@ -65,11 +66,16 @@ def create_app(settings: Settings) -> FastAPI:
         on_change=lambda taking: admission.resize(settings.slots * max(1, taking)),
     )
     admission.resize(settings.slots * len(settings.upstreams))
+    retention = Retention(
+        database, conversation_days=settings.retention_days, response_days=settings.response_retention_days
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await heartbeat.begin()
-        running = {asyncio.create_task(work) for work in (open_turns.run_checkpoints(), heartbeat.run())}
+        running = {
+            asyncio.create_task(work) for work in (open_turns.run_checkpoints(), heartbeat.run(), retention.run())
+        }
         try:
             async with limits.running(), upstreams.watched():
                 yield

@@ -23,12 +23,17 @@ def new_id(prefix: str) -> str:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A stored thread. Times are Unix seconds."""
+    """A stored thread. Times are Unix seconds.
+
+    Attributes:
+        match: the place where it has what was searched for, when something was.
+    """
 
     id: str
     metadata: dict[str, str]
     created_at: int
     updated_at: float
+    match: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ def as_response(db: sa.Connection, row: sa.RowMapping) -> StoredResponse:
 
 def find_conversation(db: sa.Connection, owner: str, conversation_id: str, *, lock: bool = False) -> Conversation:
     """`lock` keeps other gateways from changing it until the transaction ends. Raises NotFound."""
-    query = sa.select(conversations).where(conversations.c.id == conversation_id, conversations.c.owner == owner)
+    query = sa.select(conversations).where(conversations.c.id == as_id(conversation_id), conversations.c.owner == owner)
     row = db.execute(_locked(query) if lock else query).mappings().one_or_none()
     if row is None:
         raise NotFound(f"There is no conversation '{conversation_id}'.", param="conversation")
@@ -135,7 +140,7 @@ def find_conversation(db: sa.Connection, owner: str, conversation_id: str, *, lo
 
 def find_response(db: sa.Connection, owner: str, response_id: str, *, lock: bool = False) -> sa.RowMapping:
     """Likewise. Raises NotFound."""
-    query = sa.select(responses).where(responses.c.id == response_id, responses.c.owner == owner)
+    query = sa.select(responses).where(responses.c.id == as_id(response_id), responses.c.owner == owner)
     row = db.execute(_locked(query) if lock else query).mappings().one_or_none()
     if row is None:
         raise NotFound(f"There is no response '{response_id}'.", param="response_id")
@@ -144,7 +149,7 @@ def find_response(db: sa.Connection, owner: str, response_id: str, *, lock: bool
 
 def item_position(db: sa.Connection, conversation_id: str, item_id: str) -> int:
     """Where an item stands. Raises NotFound."""
-    query = sa.select(items.c.position).where(items.c.id == item_id, items.c.conversation_id == conversation_id)
+    query = sa.select(items.c.position).where(items.c.id == as_id(item_id), items.c.conversation_id == conversation_id)
     position = db.execute(query).scalar_one_or_none()
     if position is None:
         raise NotFound(f"There is no item '{item_id}' in this conversation.", param="item_id")
@@ -215,6 +220,11 @@ def busy() -> ConversationBusy:
     return ConversationBusy(
         "An answer is being written in this conversation. Wait for it, or stop it.", retry_after_s=1
     )
+
+
+def as_id(text: str) -> str:
+    """PostgreSQL takes no U+0000, not even in what is looked for."""
+    return text.replace("\0", "\ufffd")
 
 
 def _locked(query: sa.Select[Any]) -> sa.Select[Any]:

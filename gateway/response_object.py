@@ -92,13 +92,15 @@ def output_item(item: Item) -> dict[str, Any]:
 
 
 def conversation_object(conversation: Conversation) -> dict[str, Any]:
-    """A conversation; `updated_at` (last activity, Unix seconds) is ours."""
+    """A conversation; `updated_at` (last activity, Unix seconds) and `match` (of a search) are ours."""
+    match = {} if conversation.match is None else {"match": conversation.match}
     return {
         "id": conversation.id,
         "object": "conversation",
         "created_at": conversation.created_at,
         "updated_at": conversation.updated_at,
         "metadata": conversation.metadata,
+        **match,
     }
 
 

@@ -353,6 +353,13 @@ class ItemsCreate(Wire):
     items: Annotated[list[InputMessage], Field(min_length=1, max_length=20)]
 
 
+class FeedbackRequest(Wire):
+    """`POST /v1/responses/{id}/feedback` (ours); a rating of null takes it back."""
+
+    rating: Literal["up", "down"] | None
+    comment: Annotated[Text, StringConstraints(max_length=2000)] | None = None
+
+
 class ForkRequest(Wire):
     """`POST /v1/conversations/{id}/fork` (ours): `after` names the last item to copy; null copies none."""
 

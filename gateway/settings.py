@@ -78,6 +78,8 @@ class Settings:
     model_note: Mapping[str, str] | None = None
     database_url: str | None = field(default=None, repr=False)
     database_wait_s: float = 30.0
+    retention_days: int = 0
+    response_retention_days: int = 30
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     @property
@@ -128,6 +130,8 @@ class Settings:
             database_wait_s=_number(environ, "GATEWAY_DATABASE_WAIT_S", 30.0, 0.0, 3600.0),
             redis_url=_redis_url(environ),
             limits_without_redis=_one_of(environ, "GATEWAY_LIMITS_WITHOUT_REDIS", ("open", "closed")),
+            retention_days=_number(environ, "GATEWAY_RETENTION_DAYS", 0, 0, 36_500),
+            response_retention_days=_number(environ, "GATEWAY_RESPONSE_RETENTION_DAYS", 30, 0, 36_500),
             model_title=environ.get("GATEWAY_MODEL_TITLE") or None,
             timeouts=Timeouts(
                 connect_s=_number(environ, "GATEWAY_CONNECT_TIMEOUT_S", 5.0, 0.1, 3600.0),

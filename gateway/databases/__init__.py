@@ -61,6 +61,9 @@ class Backend(Protocol):
     def bumped(self, names: Iterable[str]) -> None:
         """After its commit."""
 
+    def erased(self, connection: sa.Connection) -> None:
+        """After the commit of a job that deleted something, on its connection."""
+
     def close(self) -> None:
         """Ends threads and connections."""
 

@@ -118,6 +118,9 @@ class PostgreSQL:
         for name in names:
             self._notices.count(name)  # here it is known at once
 
+    def erased(self, connection: sa.Connection) -> None:
+        """Deleted rows are invisible at once; VACUUM, which the server runs by itself, frees their place."""
+
     def close(self) -> None:
         self._notices.close()
         self.engine.dispose()

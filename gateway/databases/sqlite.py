@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Hashable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +21,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway.databases import DatabaseError, first_line, migrate
 from gateway.errors import HistoryUnavailable
 
+_WAIT_S = 10
+_ERASE_WAIT_MS = 200
 log = logging.getLogger("gateway.database")
 
 
@@ -102,6 +105,20 @@ class SQLite:
             except OSError as error:
                 log.error("%s.%s cannot be touched: %s; others see the change late", self._path, name, error.strerror)
 
+    def erased(self, connection: sa.Connection) -> None:
+        """The pages in the file are overwritten with zeros (secure_delete); the log still has their former content.
+
+        So it is emptied here. When somebody reads just now, the next deletion does it.
+        """
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        try:
+            driver.execute(f"PRAGMA busy_timeout={_ERASE_WAIT_MS}")
+            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            driver.execute(f"PRAGMA busy_timeout={_WAIT_S * 1000}")
+        except sqlite3.Error as error:
+            log.warning("database: its log could not be emptied: %s", error)
+
     def close(self) -> None:
         self.engine.dispose()
         self._release()
@@ -150,7 +167,7 @@ def _engine(path: Path, connections: int) -> sa.Engine:
     engine = sa.create_engine(
         f"sqlite:///{path}",
         pool_size=connections,
-        connect_args={"timeout": 10},
+        connect_args={"timeout": _WAIT_S},
         json_serializer=partial(json.dumps, ensure_ascii=False),
     )
 
@@ -160,6 +177,7 @@ def _engine(path: Path, connections: int) -> sa.Engine:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA secure_delete=ON")
 
     @sa.event.listens_for(engine, "begin")
     def on_begin(connection: sa.Connection) -> None:

@@ -13,6 +13,7 @@ from gateway.deps import CallerDep, PartsDep
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.prompt import require_plausible
 from gateway.response_object import conversation_object, item_object, item_page, output_part, page_object
+from gateway.schema_base import Text
 from gateway.schemas import ConversationCreate, ConversationUpdate, ForkRequest, InputMessage, ItemsCreate
 from gateway.store import Item, Page, new_id
 from gateway.turn import Parts
@@ -35,12 +36,15 @@ async def create_conversation(
 
 @router.get("")
 async def list_conversations(
-    caller: CallerDep, parts: PartsDep, limit: Limit = 20, after: str | None = None, q: str | None = None
+    caller: CallerDep,
+    parts: PartsDep,
+    limit: Limit = 20,
+    after: str | None = None,
+    q: Annotated[Text | None, Query(max_length=200)] = None,
 ) -> dict[str, Any]:
-    """The caller's conversations, the newest activity first (ours)."""
-    if q is not None:
-        raise InvalidRequest("Searching conversations is not supported yet; leave 'q' out.", param="q")
-    page = await parts.store.list_conversations(caller.owner, limit=limit, after=after)
+    """The caller's conversations, the newest activity first; `q` is looked for in titles and messages (ours)."""
+    text = (q or "").strip() or None
+    page = await parts.store.list_conversations(caller.owner, limit=limit, after=after, text=text)
     return page_object([conversation_object(entry) for entry in page.entries], page.has_more)
 
 
@@ -143,4 +147,5 @@ def _items(messages: Sequence[InputMessage], context_tokens: int) -> list[Item]:
 def _item(message: InputMessage) -> Item:
     is_answer = message.role == "assistant"
     content = [output_part(message.text)] if is_answer else [{"type": "input_text", "text": message.text}]
-    return Item(new_id("msg"), message.role, "completed", content, is_output=is_answer)
+    status = "incomplete" if message.status == "incomplete" else "completed"
+    return Item(new_id("msg"), message.role, status, content, is_output=is_answer)

@@ -30,7 +30,17 @@ RULES: list[tuple[str, tuple[str, ...], set[str], tuple[str, ...]]] = [
         (
             *(
                 f"gateway/{name}.py"
-                for name in ("store", "stored_turns", "records", "tables", "database", "heartbeat", "auth")
+                for name in (
+                    "store",
+                    "stored_turns",
+                    "records",
+                    "tables",
+                    "database",
+                    "heartbeat",
+                    "retention",
+                    "search",
+                    "auth",
+                )
             ),
             "gateway/databases/",
             "gateway/migrations/",

@@ -24,12 +24,12 @@ import gateway.settings
 import inference
 import webui.settings
 from gateway import errors, schemas
-from gateway.routes import completions, conversations, keys, native, ops, responses
+from gateway.routes import completions, conversations, history, keys, native, ops, responses
 
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parents[2]
-ROUTES = (completions, conversations, keys, native, ops, responses)
+ROUTES = (completions, conversations, history, keys, native, ops, responses)
 API = ROOT / "docs" / "api.md"
 READMES = (ROOT / "README.md", ROOT / "README_zh-CN.md")
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")

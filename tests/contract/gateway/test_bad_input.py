@@ -269,7 +269,7 @@ def test_paths_and_methods_that_are_not_there(
         ("/v1/conversations?limit=0", "limit"),
         ("/v1/conversations?limit=101", "limit"),
         ("/v1/conversations?limit=x", "limit"),
-        ("/v1/conversations?q=hello", "q"),
+        ("/v1/conversations?q=a%00b", "q"),
         ("/v1/conversations/conv_1/items?order=random", "order"),
         ("/v1/conversations/conv_1/items?include%5B%5D=message.output_text.logprobs", "include"),
         ("/v1/responses/resp_1?stream=true&starting_after=-3", "starting_after"),
