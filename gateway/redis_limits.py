@@ -114,7 +114,7 @@ class Line:
         """Loads the scripts; what was kept is sent next. Nothing happens when Redis does not answer."""
         try:
             await self._in_time(self._load())
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:  # whatever it is, the search goes on
             await self._lost(error)
             return
         if self._is_known_away:
@@ -145,7 +145,7 @@ class Line:
             if any(isinstance(answer, NoScriptError) for answer in answers):  # an emptied Redis has run none of them
                 await self._in_time(self._load())
                 answers = await self._in_time(self._send(calls))
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:  # whatever it is, nobody may wait for ever
             self._kept.extend(call for call in calls if call.future is None)
             for call in calls:
                 _fail(call)
@@ -181,6 +181,8 @@ class Line:
         return task.result()
 
     async def _lost(self, error: Exception) -> None:
+        if not isinstance(error, RedisError | OSError):
+            log.error("a bug on the way to Redis", exc_info=error)
         if not self._is_known_away:
             log.warning("Redis cannot be used (%s: %s): %s", type(error).__name__, error, self._while_away)
         self.is_up, self._is_known_away = False, True

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from gateway.auth import api_keys
+from gateway.errors import HistoryUnavailable
 from tests.fakes.inference import FakeInference, Scenario
 from tests.running_gateway import MODEL, RunningGateway, client_of, events_of, eventually, run_gateway
 
@@ -299,3 +300,16 @@ def test_what_is_stored_counts_as_a_request(fake: FakeInference, tmp_path: Path)
                 assert client.get(path).is_success
                 fake.release()
                 assert asking.result().is_success
+
+
+def test_what_fails_by_our_fault_is_given_back(fake: FakeInference, tmp_path: Path) -> None:
+    async def away(*_: object) -> NoReturn:
+        raise HistoryUnavailable("The disk is full.", retry_after_s=5)
+
+    with run_gateway(tmp_path, fake) as gateway, gateway.client(gateway.new_key(rpm=1)) as client:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(gateway.parts.store, "create_conversation", away)
+            for _ in range(3):
+                assert error_of(client.post("/v1/conversations")) == (503, "history_unavailable")
+        assert client.post("/v1/conversations").is_success
+        assert error_of(client.post("/v1/conversations")) == (429, "rate_limit_exceeded")

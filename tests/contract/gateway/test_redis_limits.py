@@ -203,7 +203,7 @@ def test_redis_goes_and_comes_back(
             assert not limits.line.is_up
             started = time.monotonic()
             assert await admitted([limits.reserve([Allowance("other", 10)]) for _ in range(20)]) == 10
-            assert time.monotonic() - started < 0.1
+            assert time.monotonic() - started < 0.2
             redis.start()
             await eventually_true(lambda: limits.line.is_up)
             await held.settle(400)
@@ -234,7 +234,7 @@ def test_what_ends_while_redis_is_away_is_told_to_it_afterwards(
             with redis.frozen():
                 started = time.monotonic()
                 unlucky = await limits.reserve([key])  # taken in memory, and perhaps in Redis too
-                assert 0.2 < time.monotonic() - started < 0.6
+                assert 0.2 < time.monotonic() - started < 2
                 assert not limits.line.is_up
                 await unlucky.settle(None)
                 await held.settle(100)
