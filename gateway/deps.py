@@ -33,13 +33,19 @@ async def get_keys(request: Request) -> Keys:
 KeysDep = Annotated[Keys, Depends(get_keys)]
 
 
+def secret_in(authorization: str | None) -> str:
+    """The bearer token of an `Authorization` header. Raises NotAuthenticated when there is none."""
+    scheme, _, secret = (authorization or "").partition(" ")
+    if scheme.lower() != "bearer" or not secret.strip():
+        raise NotAuthenticated("No API key was sent. Send one in the header 'Authorization: Bearer sk-…'.")
+    return secret.strip()
+
+
 async def get_key(
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)], keys: KeysDep
 ) -> ApiKey:
     """The key of the bearer token. Raises NotAuthenticated."""
-    if credentials is None:
-        raise NotAuthenticated("No API key was sent. Send one in the header 'Authorization: Bearer sk-…'.")
-    return await keys.find(credentials.credentials)
+    return await keys.find(secret_in(f"{credentials.scheme} {credentials.credentials}" if credentials else None))
 
 
 KeyDep = Annotated[ApiKey, Depends(get_key)]
@@ -58,10 +64,13 @@ async def get_caller(request: Request, key: KeyDep) -> Caller:
     Raises:
         NotAuthenticated, Forbidden, InvalidRequest
     """
+    return caller_of(key, request.headers.get("x-end-user"), request.headers.get("x-end-user-address"))
+
+
+def caller_of(key: ApiKey, end_user: str | None, address: str | None) -> Caller:
+    """Who is asking with `key`. Raises Forbidden, InvalidRequest."""
     if "chat" not in key.scopes:
         raise Forbidden("This API key lacks the scope 'chat'.")
-    end_user = request.headers.get("x-end-user")
-    address = request.headers.get("x-end-user-address")
     if end_user is None and address is None:
         return Caller(key)
     if "on_behalf_of" not in key.scopes:

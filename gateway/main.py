@@ -5,21 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 from collections.abc import AsyncIterator
 
 import fastapi_offline
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 
 from gateway.admission import Admission
-from gateway.auth import Keys
+from gateway.auth import Caller, Keys
 from gateway.background import BackgroundAnswers
 from gateway.database import Database
-from gateway.errors import GatewayError, InvalidRequest, MethodNotAllowed, NotFound
+from gateway.direct import Direct, DirectRoute
+from gateway.error_answers import (
+    not_allowed,
+    nothing_there,
+    render_framework,
+    render_last_resort,
+    render_ours,
+    render_validation,
+)
+from gateway.errors import GatewayError
 from gateway.front import Front
 from gateway.heartbeat import Heartbeat
 from gateway.limits import Limits, MemoryLimits
@@ -28,6 +36,7 @@ from gateway.redis_limits import RedisLimits
 from gateway.retention import Retention
 from gateway.routes import completions, conversations, history, native, ops, responses
 from gateway.routes import keys as key_routes
+from gateway.schemas import ChatRequest, CompletionRequest, ResponseRequest
 from gateway.settings import Settings
 from gateway.store import Store
 from gateway.turn import Parts
@@ -37,7 +46,6 @@ from gateway.upstreams import Upstreams
 log = logging.getLogger("gateway")
 _ROUTES = (completions, responses, conversations, history, native, key_routes, ops)
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-_VALIDATORS_OWN = re.compile(r"function-|list\[|constrained-|[A-Z]\w*$")
 _DESCRIPTION = "OpenAI's API in front of an InternLM2 chat model, with keys, limits and stored conversations."
 
 
@@ -105,12 +113,24 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(part.router)
     app.add_route("/v1", _unknown_path, methods=_METHODS, include_in_schema=False)
     app.add_route("/v1/{path:path}", _unknown_path, methods=_METHODS, include_in_schema=False)
-    app.add_exception_handler(GatewayError, _render_ours)
-    app.add_exception_handler(RequestValidationError, _render_validation)
-    app.add_exception_handler(HTTPException, _render_framework)
-    app.add_exception_handler(Exception, _render_last_resort)
+    app.add_exception_handler(GatewayError, render_ours)
+    app.add_exception_handler(RequestValidationError, render_validation)
+    app.add_exception_handler(HTTPException, render_framework)
+    app.add_exception_handler(Exception, render_last_resort)
+    app.add_middleware(Direct, parts=app.state.parts, keys=keys, routes=_direct_routes(app.state.background))
     app.add_middleware(Front, max_body_bytes=settings.max_body_bytes)
     return app
+
+
+def _direct_routes(background: BackgroundAnswers) -> dict[str, DirectRoute]:
+    async def respond(body: ResponseRequest, caller: Caller, parts: Parts) -> Response:
+        return await responses.create_response(body, caller, parts, background)
+
+    return {
+        "/v1/chat/completions": DirectRoute(ChatRequest, completions.create_chat_completion),
+        "/v1/completions": DirectRoute(CompletionRequest, completions.create_completion),
+        "/v1/responses": DirectRoute(ResponseRequest, respond),
+    }
 
 
 def _limits(settings: Settings) -> Limits:
@@ -137,66 +157,5 @@ async def _unknown_path(request: Request) -> JSONResponse:
         for method in (route.methods or ())
     }
     if allowed:
-        raise _not_allowed(request, ", ".join(sorted(allowed)))
-    raise _nothing_there(request)
-
-
-def _nothing_there(request: Request) -> NotFound:
-    return NotFound(f"There is nothing at {request.method} {request.url.path[:200]}. The API is described at /docs.")
-
-
-def _not_allowed(request: Request, allow: str) -> MethodNotAllowed:
-    message = f"{request.method} is not possible at {request.url.path[:200]}; {allow} is."
-    return MethodNotAllowed(message, headers={"allow": allow})
-
-
-def _response(request: Request, error: GatewayError) -> JSONResponse:
-    request_id = request.scope.get("state", {}).get("request_id")
-    return JSONResponse(error.body(request_id), status_code=error.status, headers=error.headers())
-
-
-async def _render_ours(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, GatewayError)
-    return _response(request, error)
-
-
-async def _render_validation(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    return _response(request, _validation_in_words(error))
-
-
-def _validation_in_words(error: RequestValidationError) -> InvalidRequest:
-    # Of a field that may be a text or a list, the deepest error is the one of the kind that was sent.
-    first = max(error.errors(), key=lambda entry: len(entry["loc"]))
-    # The first part says body, query or path; parts such as "function-before[…]" or a class are the validator's own.
-    place = [str(part) for part in first["loc"][1:] if not _VALIDATORS_OWN.match(str(part))]
-    if first["type"] == "json_invalid":
-        return InvalidRequest(f"The body is not valid JSON: {first['ctx']['error']} at byte {first['loc'][-1]}.")
-    context = first.get("ctx", {})
-    param = ".".join(place) or context.get("name")
-    message = str(first["msg"])
-    if first["type"] == "extra_forbidden":
-        param = ".".join([*place[:-1], str(first["loc"][-1])])
-        message = "This parameter is not known."
-    where = f"'{param}': " if place or first["type"] == "extra_forbidden" else ""
-    return InvalidRequest(f"{where}{message}", param=param)
-
-
-async def _render_framework(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    if isinstance(error.__cause__, GatewayError):  # FastAPI makes a 400 of what reading the body raised
-        return _response(request, error.__cause__)
-    if error.status_code == 404:
-        return _response(request, _nothing_there(request))
-    if error.status_code == 405:
-        return _response(request, _not_allowed(request, (error.headers or {}).get("Allow", "")))
-    kind = InvalidRequest if error.status_code < 500 else GatewayError
-    return _response(request, kind(f"{error.detail}."))
-
-
-async def _render_last_resort(request: Request, error: Exception) -> JSONResponse:
-    request_id = request.scope.get("state", {}).get("request_id", "")
-    log.error("a request failed", exc_info=error, extra={"fields": {"request_id": request_id}})
-    answer = _response(request, GatewayError("The gateway failed. The request id helps to find out why."))
-    answer.headers["x-request-id"] = request_id  # this answer is made outside of Front, which gives all others theirs
-    return answer
+        raise not_allowed(request, ", ".join(sorted(allowed)))
+    raise nothing_there(request)

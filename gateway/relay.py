@@ -184,7 +184,16 @@ class ChatCompletion(Relayed):
             self._collected.take(chunk)
 
     def take_plain(self, data: bytes, form: PlainForm) -> None:
-        self.take(form.payloads(data))
+        pieces = form.texts(data)
+        try:
+            texts = [text_of(piece) for piece in pieces or ()]
+        except msgspec.DecodeError:
+            pieces = None
+        if pieces is None:
+            self.take(form.payloads(data))
+            return
+        self._turn.meter.events += len(texts)
+        self._collected.take(Chunk(text="".join(texts)))
 
     def flush(self) -> None:
         """Nothing is sent before the end."""

@@ -77,6 +77,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 timeout_graceful_shutdown=_AFTER_DRAIN_S,
                 timeout_keep_alive=75,
             )

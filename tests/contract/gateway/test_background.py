@@ -128,7 +128,8 @@ def test_only_background_answers_can_be_cancelled_or_watched_again_while_they_ru
     assert text_of(watched(client, done["id"])) == done["output"][0]["content"][0]["text"]
     fake.scenario = Scenario("stalls", words=WORDS)
     with client.stream("POST", "/v1/responses", json={"input": "go", "stream": True}) as stream:
-        created = next(line for line in stream.iter_lines() if line.startswith("data: "))
+        lines = stream.iter_lines()  # kept: what reads it closes the connection when it goes
+        created = next(line for line in lines if line.startswith("data: "))
         running = events_of(created)[0]["response"]["id"]
         refused = client.get(f"/v1/responses/{running}?stream=true")
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "stream")

@@ -173,6 +173,8 @@ BODIES = {
     "a list": b"[]",
     "a text": b'"text"',
     "null": b"null",
+    "too deep": b"[" * 100_000,
+    "no UTF-8": b'{"messages": "\xff\xfe"}',
     "no utf-8": b"\xff\xfe{",
     "deep": b'{"a":' * 100_000,
     "deep lists": b"[" * 200_000,
