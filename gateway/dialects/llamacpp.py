@@ -13,7 +13,7 @@ from gateway.dialects import Chunk, Count, Prompt, Repair, chunks
 from gateway.dialects.chunks import MESSAGE_CHARS
 from gateway.dialects.forced_call import ForcedCallRepair, as_forced_call
 from gateway.dialects.repair import ChunkRepair, NameRepair
-from gateway.dialects.requests import format_of, logprobs_of, question_of, tools_of
+from gateway.dialects.requests import format_of, logprobs_of, prompt_texts, question_of, tools_of
 from gateway.errors import ContextTooLong, GatewayError, InvalidRequest, UpstreamFailed, UpstreamNotReady
 
 CHAT_PATH = "/v1/chat/completions"
@@ -89,7 +89,7 @@ def count(text: str, model: str) -> Count:
 
 
 def count_chat(prompt: Prompt, model: str) -> Count:
-    return count(prompt.raw or "".join(message.text for message in prompt.messages), model)
+    return count("\n".join(prompt_texts(prompt)), model)
 
 
 def _tokens_in(body: bytes) -> int:

@@ -16,7 +16,15 @@ import msgspec
 from gateway.dialects import Chunk, Count, Prompt, chunks
 from gateway.dialects.chunks import Fault, error_by_status, failed, fault_of, parse_fault
 from gateway.dialects.repair import ChunkRepair
-from gateway.dialects.requests import format_of, logprobs_of, question_of, refuse_logprobs, require_neutral, tools_of
+from gateway.dialects.requests import (
+    format_of,
+    logprobs_of,
+    prompt_texts,
+    question_of,
+    refuse_logprobs,
+    require_neutral,
+    tools_of,
+)
 from gateway.errors import ContextTooLong, GatewayError
 
 CHAT_PATH = "/v1/chat/completions"
@@ -85,7 +93,7 @@ def count_chat(prompt: Prompt, model: str) -> Count:
     """Its texts as they are, and the template's share as that of InternLM2: there is no route that applies it."""
     if prompt.raw is not None:
         return count(prompt.raw, model)
-    question = count("\n".join(message.text for message in prompt.messages), model)
+    question = count("\n".join(prompt_texts(prompt)), model)
     template = _TEMPLATE_TOKENS * (len(prompt.messages) + 1)
     return Count(question.path, question.body, lambda body: _length(body) + template)
 

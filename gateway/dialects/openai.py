@@ -15,7 +15,7 @@ import msgspec
 from gateway.dialects import Chunk, Prompt, chunks
 from gateway.dialects.chunks import Fault, error_by_status, failed, fault_of, parse_fault
 from gateway.dialects.repair import NameRepair
-from gateway.dialects.requests import format_of, logprobs_of, question_of, tools_of
+from gateway.dialects.requests import format_of, logprobs_of, prompt_texts, question_of, tools_of
 from gateway.errors import ContextTooLong, GatewayError
 
 CHAT_PATH = "/v1/chat/completions"
@@ -90,9 +90,7 @@ def count(text: str, model: str) -> int:
 
 
 def count_chat(prompt: Prompt, model: str) -> int:
-    if prompt.raw is not None:
-        return count(prompt.raw, model)
-    return sum(count(message.text, model) + _TEMPLATE_TOKENS for message in prompt.messages)
+    return sum(count(text, model) + _TEMPLATE_TOKENS for text in prompt_texts(prompt))
 
 
 def is_healthy(body: bytes) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from gateway.dialects import Prompt, PromptMessage
 from gateway.errors import InvalidRequest
 
@@ -48,6 +50,15 @@ def _message(message: PromptMessage) -> dict[str, Any]:
     if message.tool_call_id is not None:
         written["tool_call_id"] = message.tool_call_id
     return written
+
+
+def prompt_texts(prompt: Prompt) -> list[str]:
+    """All that the model reads, without the template: for engines that count texts only."""
+    texts = [prompt.raw] if prompt.raw is not None else [message.text for message in prompt.messages]
+    texts += [call.name + call.arguments for message in prompt.messages for call in message.tool_calls]
+    if prompt.tools:
+        texts.append(msgspec.json.encode(tools_of(prompt)["tools"]).decode())
+    return texts
 
 
 def tools_of(prompt: Prompt) -> dict[str, Any]:

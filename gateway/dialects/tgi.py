@@ -153,7 +153,7 @@ def count(text: str, model: str) -> Count:
 def count_chat(prompt: Prompt, model: str) -> Count:
     if prompt.raw is not None:
         return count(prompt.raw, model)
-    body = msgspec.json.encode({"model": model, **_question(prompt)})
+    body = msgspec.json.encode({"model": model, **_question(prompt), **_tools(prompt)})
     return Count("/chat_tokenize", body, lambda answer: len(_templated(answer).tokenize_response))
 
 

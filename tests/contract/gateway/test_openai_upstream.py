@@ -248,3 +248,12 @@ def test_legacy_completions_pass(asking: httpx2.Client, script: Script, is_strea
         (choice,) = answer.json()["choices"]
         assert (choice["text"], choice["finish_reason"], choice["logprobs"]) == ("Once", "stop", logprobs)
     assert script.server.of("/base/v1/completions")[-1].body["logprobs"] == 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_the_engines_retry_after_is_told(asking: httpx2.Client, script: Script, status: int) -> None:
+    for told, waited in (("7", "7"), ("soon", "2"), (None, "2")):
+        headers = {"content-type": "application/json"} | ({"retry-after": told} if told else {})
+        script.next = Answer(status, headers, b'{"error":{"message":"busy"}}')
+        answer = asking.post(CHAT, json=HI)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, waited)
