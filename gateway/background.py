@@ -103,8 +103,9 @@ class BackgroundAnswer:
     def take(self, payloads: list[bytes]) -> None:
         assert self._generation is not None
         for payload in payloads:
-            if text := self.turn.take(self._generation.decode(payload)):
-                self.log.append(Entry("delta", (text,)))
+            chunk = self._generation.decode(payload)
+            if text := self.turn.take(chunk):
+                self.log.append(Entry("delta", (text, chunk.logprobs)))
 
     def take_plain(self, data: bytes, form: PlainForm) -> None:
         pieces = form.texts(data)
@@ -141,7 +142,7 @@ class BackgroundAnswer:
             if turn.body["status"] == "failed" and self._error is not None:
                 self._add("failed", turn.body)
             else:
-                self._add("closing", turn.body, turn.answer())
+                self._add("closing", turn.body, turn.answers())
         self.place = 0
         self.is_over = True
         self._began.set()
@@ -216,7 +217,7 @@ def events_again(stored: StoredResponse, starting_after: int) -> bytes:
     """
     if not stored.output:
         raise NotFound("This response has no output to stream.", param="response_id")
-    body, answer = stored.body, stored.output[0]
+    body, answer = stored.body, stored.output[0]  # the message; when there is none, a call, which has no text
     is_background = bool(body.get("background"))
     encoder = ResponseEvents(answer.id, starting_after)
     entries = [Entry("created", (body_again(body, "queued" if is_background else "in_progress"),))]
@@ -229,7 +230,7 @@ def events_again(stored: StoredResponse, starting_after: int) -> bytes:
     if (body["incomplete_details"] or {}).get("reason") == "interrupted":
         encoder.go_on_behind()
     has_failed = body["status"] == "failed"
-    return made + (encoder.failed(body) if has_failed else encoder.closing(body, answer))
+    return made + (encoder.failed(body) if has_failed else encoder.closing(body, stored.output))
 
 
 def _pieces(answer: Item, cuts: Sequence[int] | None) -> list[str]:

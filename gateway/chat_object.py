@@ -22,8 +22,8 @@ from gateway.dialects import (
 from gateway.dialects.chunks import usage_object
 from gateway.dialects.events import legacy_logprobs
 from gateway.prompt import require_plausible
-from gateway.schemas import ChatRequest, CompletionMessage, CompletionRequest, Sampling
-from gateway.tool_schemas import ResponseFormat
+from gateway.schemas import ChatRequest, CompletionMessage, CompletionRequest, ResponseRequest, Sampling
+from gateway.tool_schemas import ChatTool, ResponseFormat
 
 LEGACY_MAX_TOKENS = 16
 """OpenAI's default for the older completions."""
@@ -37,7 +37,7 @@ def chat_prompt(request: ChatRequest, context_tokens: int) -> Prompt:
     """
     require_plausible(sum(_size(message) for message in request.messages), context_tokens, "messages")
     asked = request.max_completion_tokens or request.max_tokens
-    tools = [Tool(**tool.function.model_dump()) for tool in request.tools or ()] if request.choice != "none" else []
+    tools = tools_of(request)
     return Prompt(
         messages=[_prompt_message(message) for message in request.messages],
         max_tokens=min(asked or context_tokens, context_tokens),
@@ -68,6 +68,14 @@ def text_prompt(request: CompletionRequest, context_tokens: int) -> Prompt:
     )
 
 
+def tools_of(request: ChatRequest | ResponseRequest) -> list[Tool]:
+    """The functions that the model may call."""
+    if request.choice == "none" or not request.tools:
+        return []
+    functions = [tool.function if isinstance(tool, ChatTool) else tool for tool in request.tools]
+    return [Tool(tool.name, tool.description, tool.parameters, tool.strict) for tool in functions]
+
+
 def called_by(choice: str | None, tools: Sequence[Tool]) -> list[str]:
     """Which functions `tool_choice` demands a call of one of."""
     if choice in (None, "none", "auto"):
@@ -93,6 +101,14 @@ def _format(wanted: ResponseFormat | None) -> AnswerFormat | None:
         return AnswerFormat(regex=wanted.value)
     name, strict = (wanted.json_schema.name, wanted.json_schema.strict) if wanted.json_schema else (None, None)
     return AnswerFormat(schema=wanted.schema_of_answer, name=name or "answer", strict=strict)
+
+
+def text_format(request: ResponseRequest) -> AnswerFormat | None:
+    """The form that `text.format` demands."""
+    wanted = request.text.format if request.text else None
+    if wanted is None or wanted.type == "text":
+        return None
+    return AnswerFormat(schema=wanted.schema_, name=wanted.name or "answer", strict=wanted.strict)
 
 
 def _shared(request: ChatRequest | CompletionRequest) -> dict[str, Any]:

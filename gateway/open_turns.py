@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -39,7 +39,7 @@ class OpenTurns:
         self._store = store
         self._tasks: set[asyncio.Task[Any]] = set()
         self._responses: set[OpenAnswer] = set()
-        self._unwritten: list[tuple[dict[str, Any], Item]] = []
+        self._unwritten: list[tuple[dict[str, Any], Sequence[Item]]] = []
         self._is_stopping = False
 
     def __len__(self) -> int:
@@ -76,9 +76,9 @@ class OpenTurns:
         finally:
             self._responses.discard(turn)
 
-    def keep_for_later(self, body: dict[str, Any], answer: Item) -> None:
+    def keep_for_later(self, body: dict[str, Any], answers: Sequence[Item]) -> None:
         """An end that could not be written now; the checkpoints try again."""
-        self._unwritten.append((body, answer))
+        self._unwritten.append((body, answers))
 
     async def run_checkpoints(self) -> None:
         """Every two seconds writes all open answers, and what could not be written before. Runs until cancelled."""
@@ -94,8 +94,7 @@ class OpenTurns:
     async def checkpoint(self) -> None:
         """Writes them once. Raises HistoryUnavailable."""
         while self._unwritten:
-            body, answer = self._unwritten[0]
-            await self._store.finish_turn(body, [answer])
+            await self._store.finish_turn(*self._unwritten[0])
             del self._unwritten[0]
         grown = [turn for turn in self._responses if turn.is_stored and turn.has_news()]
         if grown:

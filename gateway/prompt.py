@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gateway.dialects import ToolCall
 from gateway.errors import ContextTooLong
 
 MESSAGE_TOKENS = 8
@@ -22,11 +23,18 @@ _MIN_ANSWER = 16
 
 @dataclass(frozen=True)
 class Message:
-    """One message with its number of tokens, the template's share not counted."""
+    """One message with its number of tokens, the template's share not counted.
+
+    Attributes:
+        call: a call of a function, in place of a text.
+        answers: the id of the call whose result the text is.
+    """
 
     role: str
     text: str
     tokens: int
+    call: ToolCall | None = None
+    answers: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,8 +88,12 @@ def fit(
             if oldest is None:
                 break
             del kept[oldest]
-        while len(kept) < len(history) and (n := _first_spoken(kept)) is not None and kept[n].role == "assistant":
-            del kept[n]  # an answer whose question is gone
+        while (
+            len(kept) < len(history)
+            and (n := _first_spoken(kept)) is not None
+            and kept[n].role in ("assistant", "tool")
+        ):
+            del kept[n]  # an answer whose question is gone, a result whose call is
     cost = _cost([*kept, *question])
     left = budget - cost
     if left < min(max_output_tokens or _MIN_ANSWER, _MIN_ANSWER):

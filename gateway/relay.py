@@ -217,12 +217,12 @@ class ResponseStream(Relayed):
                 opening = b"" if self.has_started else events.created(turn.body)
                 await self.start_stream(turn.meter.headers(), opening + events.in_progress(turn.body))
                 await generation.relay(self)
-            closing = events.closing(turn.body, turn.answer())
+            closing = events.closing(turn.body, turn.answers())
         except ShuttingDown as stopped:
             if not self.has_started:
                 raise
             if turn.body["status"] == "incomplete":  # what there is of the answer is stored so
-                closing = events.closing(turn.body, turn.answer())
+                closing = events.closing(turn.body, turn.answers())
             else:
                 closing = events.failed(turn.body, stopped)
         except Exception as broken:  # after the start an error can only be an event
@@ -239,8 +239,9 @@ class ResponseStream(Relayed):
     def take(self, payloads: list[bytes]) -> None:
         assert self._generation is not None
         for payload in payloads:
-            if text := self._turn.take(self._generation.decode(payload)):
-                self._kept.append(self._events.delta(text))
+            chunk = self._generation.decode(payload)
+            if text := self._turn.take(chunk):
+                self._kept.append(self._events.delta(text, chunk.logprobs))
 
     def take_plain(self, data: bytes, form: PlainForm) -> None:
         pieces = form.texts(data)
@@ -272,7 +273,9 @@ class ResponseObject(Relayed):
         async with turn.open() as generation:
             self._generation = generation
             await generation.relay(self)
-        await self.send_json(turn.meter.headers(), turn.body | {"output": [output_item(turn.answer())]})
+        await self.send_json(
+            turn.meter.headers(), turn.body | {"output": [output_item(answer) for answer in turn.answers()]}
+        )
 
     def take(self, payloads: list[bytes]) -> None:
         assert self._generation is not None

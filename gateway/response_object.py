@@ -15,6 +15,8 @@ from gateway.errors import GatewayError
 from gateway.schemas import ResponseRequest
 from gateway.sse import render
 from gateway.store import Conversation, Item, Page, StoredResponse
+from gateway.tool_schemas import NamedTool
+from gateway.turn_items import CALL, output_part
 
 TOP_P, TEMPERATURE = 1.0, 1.0
 
@@ -34,14 +36,15 @@ def new_body(response_id: str, request: ResponseRequest, *, model: str, created_
         "max_output_tokens": request.max_output_tokens,
         "model": model,
         "output": [],
-        "parallel_tool_calls": True,
+        "parallel_tool_calls": request.parallel_tool_calls is not False,
         "previous_response_id": request.previous_response_id,
         "conversation": {"id": conversation_id} if conversation_id else None,
         "store": request.store is not False,
         "temperature": TEMPERATURE if request.temperature is None else request.temperature,
-        "text": {"format": {"type": "text"}},
-        "tool_choice": "auto",
-        "tools": [],
+        "text": {"format": _format_object(request)},
+        "tool_choice": _choice_object(request),
+        "tools": [tool.model_dump() for tool in request.tools or ()],
+        "top_logprobs": request.top_logprobs or 0,
         "top_p": TOP_P if request.top_p is None else request.top_p,
         "truncation": request.truncation or "disabled",
         "usage": None,
@@ -49,6 +52,16 @@ def new_body(response_id: str, request: ResponseRequest, *, model: str, created_
         "max_total_tokens": request.max_total_tokens,
         "truncated_items": 0,
     }
+
+
+def _format_object(request: ResponseRequest) -> dict[str, Any]:
+    wanted = request.text.format if request.text else None
+    return {"type": "text"} if wanted is None else wanted.model_dump(by_alias=True, exclude_none=True)
+
+
+def _choice_object(request: ResponseRequest) -> str | dict[str, Any]:
+    choice = request.tool_choice
+    return choice.model_dump() if isinstance(choice, NamedTool) else choice or "auto"
 
 
 def usage_object(usage: Usage | None) -> dict[str, Any] | None:
@@ -62,11 +75,6 @@ def usage_object(usage: Usage | None) -> dict[str, Any] | None:
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": usage.total_tokens,
     }
-
-
-def output_part(text: str) -> dict[str, Any]:
-    """The one content part of an answer."""
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
 def item_object(item: Item) -> dict[str, Any]:
@@ -154,44 +162,72 @@ class ResponseEvents:
         return self._event("response.queued", response=body if place is None else body | {"queue_position": place})
 
     def in_progress(self, body: dict[str, Any]) -> bytes:
-        """It runs: the output item and content part that the deltas add to."""
+        """It runs: the output item and content part that the deltas add to.
+
+        An answer that may call functions gets them with its first text, since it may have none.
+        """
+        begun = self._event("response.in_progress", response=body)
+        return begun if body.get("tools") else begun + self._message()
+
+    def _message(self) -> bytes:
         self._has_item = True
         item = {"id": self._answer_id, "type": "message", "role": "assistant", "status": "in_progress", "content": []}
         return b"".join(
             (
-                self._event("response.in_progress", response=body),
                 self._event("response.output_item.added", output_index=0, item=item),
                 self._part_event("response.content_part.added", part=output_part("")),
             )
         )
 
-    def delta(self, text: str) -> bytes:
-        """One piece of the answer."""
-        return self.deltas([msgspec.json.encode(text)])
+    def delta(self, text: str, logprobs: Sequence[Any] = ()) -> bytes:
+        """One piece of the answer, with the log probabilities of its tokens when they were asked for."""
+        if not logprobs:
+            return self.deltas([msgspec.json.encode(text)])
+        opening = b"" if self._has_item else self._message()
+        return opening + self._part_event("response.output_text.delta", delta=text, logprobs=logprobs)
 
     def deltas(self, pieces: Sequence[bytes]) -> bytes:
         """Pieces of the answer, each a JSON string."""
+        opening = b"" if self._has_item else self._message()
         first = self._next
         self._next += len(pieces)
         template = self._delta
         if first > self._after:
-            return b"".join([template % (first + n, piece) for n, piece in enumerate(pieces)])
-        return b"".join([template % (first + n, piece) for n, piece in enumerate(pieces) if first + n > self._after])
+            return opening + b"".join([template % (first + n, piece) for n, piece in enumerate(pieces)])
+        kept = [template % (first + n, piece) for n, piece in enumerate(pieces) if first + n > self._after]
+        return opening + b"".join(kept)
 
-    def closing(self, body: dict[str, Any], answer: Item) -> bytes:
-        """The ends of part and item, then the end of the response: completed, or incomplete (cancelled ones, too)."""
+    def closing(self, body: dict[str, Any], answers: Sequence[Item]) -> bytes:
+        """The ends of part and item, the calls, then the end of the response: completed, or incomplete (cancelled ones,
+        too)."""
         ends = b""
-        if self._has_item:
-            text = answer.text
-            ends = b"".join(
-                (
-                    self._part_event("response.output_text.done", text=text, logprobs=[]),
-                    self._part_event("response.content_part.done", part=output_part(text)),
-                    self._event("response.output_item.done", output_index=0, item=output_item(answer)),
-                )
-            )
+        for place, answer in enumerate(answers):
+            if answer.kind == CALL:
+                ends += self._call(place, answer)
+            elif self._has_item:
+                part = answer.content[0]
+                logprobs = part.get("logprobs", [])
+                ends += self._part_event("response.output_text.done", text=part["text"], logprobs=logprobs)
+                ends += self._part_event("response.content_part.done", part=part)
+                ends += self._event("response.output_item.done", output_index=place, item=output_item(answer))
         kind = "response.completed" if body["status"] == "completed" else "response.incomplete"
-        return ends + self._event(kind, response=body | {"output": [output_item(answer)]})
+        return ends + self._event(kind, response=body | {"output": [output_item(answer) for answer in answers]})
+
+    def _call(self, place: int, answer: Item) -> bytes:
+        """A call of a function, which is told as a whole: until its end nobody knows that it is one."""
+        item = output_item(answer)
+        at = {"item_id": answer.id, "output_index": place}
+        begun = item | {"status": "in_progress", "arguments": ""}
+        return b"".join(
+            (
+                self._event("response.output_item.added", output_index=place, item=begun),
+                self._event("response.function_call_arguments.delta", **at, delta=item["arguments"]),
+                self._event(
+                    "response.function_call_arguments.done", **at, name=item["name"], arguments=item["arguments"]
+                ),
+                self._event("response.output_item.done", output_index=place, item=item),
+            )
+        )
 
     def failed(self, body: dict[str, Any], error: GatewayError | None = None) -> bytes:
         """The end of a response that broke off, by `error` or by the one in `body`."""

@@ -9,21 +9,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 from gateway.admission import Tell
 from gateway.auth import Caller
-from gateway.chat_object import engine_role, sampling_of
-from gateway.dialects import Chunk, Prompt, PromptMessage, Usage
+from gateway.chat_object import CollectedCalls, called_by, sampling_of, text_format, tools_of
+from gateway.dialects import Chunk, Prompt, Usage
 from gateway.errors import GatewayError, UpstreamFailed
 from gateway.prompt import Fitted, Message, fit, require_plausible
-from gateway.response_object import new_body, output_part, usage_object
-from gateway.schemas import ChatMessage, ResponseRequest
+from gateway.response_object import new_body, usage_object
+from gateway.schemas import ResponseRequest
 from gateway.store import Item, new_id
 from gateway.turn import Meter, Parts, within
+from gateway.turn_items import (
+    bound_to_question,
+    call_item,
+    counted_text,
+    is_readable,
+    message_of,
+    output_part,
+    prompt_messages,
+    question_item,
+    tools_text,
+)
 from gateway.upstream import Generation
 
 log = logging.getLogger("gateway.response_turn")
@@ -51,7 +62,11 @@ class ResponseTurn:
         self._last_item_id: str | None = None
         self._is_begun = False
         self._has_started = False
+        self._tools = tools_of(request)
         self._texts: list[str] = []
+        self._calls = CollectedCalls()
+        self._call_ids: list[str] = []
+        self._logprobs: list[Mapping[str, Any]] = []
         self._checkpointed = 0
         self._finish_reason: str | None = None
         self._usage: Usage | None = None
@@ -100,6 +115,10 @@ class ResponseTurn:
         self.meter.events += 1
         if chunk.text:
             self._texts.append(chunk.text)
+        if chunk.tool_calls:
+            self._calls.take(chunk.tool_calls)
+        if chunk.logprobs:
+            self._logprobs += chunk.logprobs
         self._finish_reason = chunk.finish_reason or self._finish_reason
         if chunk.usage is not None:
             self._usage = chunk.usage
@@ -118,11 +137,22 @@ class ResponseTurn:
             id=self.answer_id,
             role="assistant",
             status=_item_status(self.body["status"]),
-            content=[output_part("".join(self._texts))],
+            content=[output_part("".join(self._texts), self._logprobs)],
             is_output=True,
             tokens=self._usage.output_tokens if self._usage else None,
             response_id=self.body["id"],
         )
+
+    def answers(self) -> list[Item]:
+        """All items of the output, so far or as it ended: the message, unless there are only calls, and the calls."""
+        message, calls = self.answer(), self._calls.whole()
+        while len(self._call_ids) < len(calls):
+            self._call_ids.append(new_id("fc"))
+        items = [
+            call_item(item_id, call, status=message.status, response_id=message.response_id)
+            for item_id, call in zip(self._call_ids, calls, strict=True)
+        ]
+        return [message, *items] if message.text or not items else items
 
     def has_news(self) -> bool:
         """Whether the answer has grown since it was last taken."""
@@ -131,20 +161,21 @@ class ResponseTurn:
     async def _fit(self) -> tuple[Fitted, list[Item]]:
         """The prompt that fits, and the question's items with their tokens counted."""
         request, context = self._request, self.parts.settings.context_tokens
-        messages = request.input_messages()
-        size = sum(len(message.text.encode()) for message in messages) + len((request.instructions or "").encode())
+        items = [question_item(entry) for entry in request.input_items()]
+        size = sum(len(counted_text(item).encode()) for item in items) + len((request.instructions or "").encode())
         require_plausible(size, context, "input")
         asked, history = await asyncio.gather(
-            asyncio.gather(*(self._counted(message.role, message.text) for message in messages)),
+            asyncio.gather(*(self._counted(item) for item in items)),
             self._history(),
         )
-        question = [_question_item(message, counted.tokens) for message, counted in zip(messages, asked, strict=True)]
-        system = [await self._counted("system", request.instructions)] if request.instructions else []
-        budget = min(request.max_total_tokens or context, context)
+        question = [replace(item, tokens=counted.tokens) for item, counted in zip(items, asked, strict=True)]
+        system = [await self._system(request.instructions)] if request.instructions else []
+        tools = await self.parts.upstreams.count(tools_text(self._tools)) if self._tools else 0
+        bound = len(history) - bound_to_question(history, asked)
         fitted = fit(
-            [*system, *history],
-            asked,
-            budget=budget,
+            [*system, *history[:bound]],
+            [*history[bound:], *asked],
+            budget=min(request.max_total_tokens or context, context) - tools,
             max_output_tokens=request.max_output_tokens,
             may_truncate=request.truncation == "auto",
         )
@@ -162,12 +193,16 @@ class ResponseTurn:
             self._caller.owner, request.conversation_id, request.previous_response_id
         )
         self._last_item_id = items[-1].id if items else None
-        return await asyncio.gather(*(self._counted(item.role, item.text, item.tokens) for item in items if item.text))
+        return await asyncio.gather(*(self._counted(item) for item in items if is_readable(item)))
 
-    async def _counted(self, role: str, text: str, tokens: int | None = None) -> Message:
+    async def _counted(self, item: Item) -> Message:
+        tokens = item.tokens
         if tokens is None:
-            tokens = await self.parts.upstreams.count(text)
-        return Message(engine_role(role), text, tokens)
+            tokens = await self.parts.upstreams.count(counted_text(item))
+        return message_of(item, tokens)
+
+    async def _system(self, text: str) -> Message:
+        return Message("system", text, await self.parts.upstreams.count(text))
 
     async def _enter_line(self, question: Sequence[Item]) -> None:
         """Writes the question of a turn that has to wait; from now on its end is written, too."""
@@ -203,8 +238,13 @@ class ResponseTurn:
 
     def _prompt(self, fitted: Fitted) -> Prompt:
         return Prompt(
-            messages=[PromptMessage(message.role, message.text) for message in fitted.messages],
+            messages=prompt_messages(fitted.messages),
             max_tokens=fitted.max_tokens,
+            tools=self._tools,
+            must_call=called_by(self._request.choice, self._tools),
+            parallel_tool_calls=self._request.parallel_tool_calls,
+            response_format=text_format(self._request),
+            top_logprobs=(self._request.top_logprobs or 0) if self._request.include else None,
             **sampling_of(self._request),
         )
 
@@ -238,7 +278,7 @@ class ResponseTurn:
         except GatewayError as error:
             log.warning("a turn that failed could not be taken back: %s", error)
             self.body = self.body | {"status": "failed"}
-            self.parts.open_turns.keep_for_later(self.body, self.answer())
+            self.parts.open_turns.keep_for_later(self.body, self.answers())
 
     @asynccontextmanager
     async def _closing(self) -> AsyncIterator[None]:
@@ -269,11 +309,11 @@ class ResponseTurn:
         }
         if not self.is_stored:
             return
-        answer = self.answer()
+        answers = self.answers()
         try:
-            await self.parts.store.finish_turn(self.body, [answer], cuts=self.cuts())
+            await self.parts.store.finish_turn(self.body, answers, cuts=self.cuts())
         except GatewayError as unwritten:
-            self.parts.open_turns.keep_for_later(self.body, answer)
+            self.parts.open_turns.keep_for_later(self.body, answers)
             if status in ("completed", "incomplete") and reason != "interrupted":
                 error_fields = {"code": unwritten.code, "message": unwritten.message}
                 self.body = self.body | {"status": "failed", "error": error_fields}
@@ -294,10 +334,3 @@ def _item_status(response_status: str) -> str:
     return {"in_progress": "in_progress", "queued": "in_progress", "completed": "completed"}.get(
         response_status, "incomplete"
     )
-
-
-def _question_item(message: ChatMessage, tokens: int) -> Item:
-    kind = "output_text" if message.role == "assistant" else "input_text"
-    text = message.text
-    content = [output_part(text)] if kind == "output_text" else [{"type": kind, "text": text}]
-    return Item(new_id("msg"), message.role, "completed", content, tokens=tokens)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, StringConstraints, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from gateway.schema_base import Identifier, Metadata, NonEmptyText, Text, Wire
@@ -18,10 +18,13 @@ from gateway.tool_schemas import (
     MAX_TOOLS,
     ChatTool,
     Choice,
+    FunctionCall,
     FunctionTool,
     MessageToolCall,
     NamedChatTool,
+    NamedTool,
     ResponseFormat,
+    TextOptions,
     require_known_tool,
 )
 
@@ -38,7 +41,6 @@ PARAMETERS: dict[str, Any] = {
     "service_tier": ACCEPTED,
     "n": (1,),
     "logit_bias": ({},),
-    "text": ({"format": {"type": "text"}}, {}),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "max_tool_calls": (),
@@ -49,7 +51,6 @@ PARAMETERS: dict[str, Any] = {
     "reasoning_effort": (),
     "verbosity": (),
     "web_search_options": (),
-    "include": ([],),
     "background_options": (),
     "prompt": (),
     "context_management": ([],),
@@ -63,7 +64,7 @@ class TextPart(Wire):
     type: Literal["text", "input_text", "output_text"]
     text: Text
     annotations: list[Any] = Field(default_factory=list, max_length=0, exclude=True)
-    logprobs: list[Any] = Field(default_factory=list, max_length=0, exclude=True)
+    logprobs: list[Any] = Field(default_factory=list, exclude=True)
 
 
 def _text_parts_only(value: Any) -> Any:
@@ -278,7 +279,43 @@ class InputMessage(ChatMessage):
     status: Literal["in_progress", "completed", "incomplete"] | None = None
 
 
-Input = Annotated[Text | Annotated[list[InputMessage], Field(min_length=1, max_length=2048)], Field()]
+class FunctionCallItem(FunctionCall):
+    """A call that the model made, sent back; `id` and `status` are not looked at."""
+
+    type: Literal["function_call"]
+    call_id: Identifier
+    id: Identifier | None = None
+    status: Literal["in_progress", "completed", "incomplete"] | None = None
+
+
+class FunctionCallOutput(Wire):
+    """What a function gave back."""
+
+    type: Literal["function_call_output"]
+    call_id: Identifier
+    output: Text | Parts
+    id: Identifier | None = None
+    status: Literal["in_progress", "completed", "incomplete"] | None = None
+
+    @property
+    def text(self) -> str:
+        return text_of(self.output)
+
+
+def _kind_of_item(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return {"function_call": "Call", "function_call_output": "Output"}.get(kind, "Message")  # type: ignore[arg-type]
+
+
+InputItem = InputMessage | FunctionCallItem | FunctionCallOutput
+AnyItem = Annotated[
+    Annotated[InputMessage, Tag("Message")]
+    | Annotated[FunctionCallItem, Tag("Call")]
+    | Annotated[FunctionCallOutput, Tag("Output")],
+    Discriminator(_kind_of_item),
+]
+Input = Annotated[Text | Annotated[list[AnyItem], Field(min_length=1, max_length=2048)], Field()]
+LOGPROBS = "message.output_text.logprobs"
 
 
 class ConversationParam(Wire):
@@ -298,10 +335,12 @@ class ResponseRequest(Sampling):
     max_total_tokens: int | None = Field(default=None, ge=16, description="ours: prompt and answer together")
     truncation: Literal["auto", "disabled"] | None = None
     background: bool | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Choice | NamedTool | None = None
     parallel_tool_calls: bool | None = None
-    top_logprobs: Literal[0] | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=0)] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
+    text: TextOptions | None = None
+    include: Annotated[list[Literal["message.output_text.logprobs"]], Field(max_length=1)] | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
     stream_options: StreamOptions | None = None
 
     @model_validator(mode="before")
@@ -321,16 +360,40 @@ class ResponseRequest(Sampling):
             raise PydanticCustomError("contradiction", "'background': true needs the response to be stored.", {})
         if self.conversation is not None and self.store is False:
             raise PydanticCustomError("contradiction", "'store': false cannot be used with 'conversation'.", {})
+        require_known_tool(self.choice, [tool.name for tool in self.tools or ()])
+        if self.conversation is None and self.previous_response_id is None:
+            self._require_calls_before_outputs()
+        if self.top_logprobs and not self.include:
+            raise PydanticCustomError(
+                "logprobs", "'top_logprobs' needs 'include': [\"{what}\"].", {"what": LOGPROBS, "name": "top_logprobs"}
+            )
         return self
+
+    def _require_calls_before_outputs(self) -> None:
+        called: set[str] = set()
+        for n, entry in enumerate(self.input_items()):
+            if isinstance(entry, FunctionCallItem):
+                called.add(entry.call_id)
+            elif isinstance(entry, FunctionCallOutput) and entry.call_id not in called:
+                raise PydanticCustomError(
+                    "call_id",
+                    "'input.{n}.call_id' is the id of no call before it, and the request continues nothing.",
+                    {"n": n, "name": f"input.{n}.call_id"},
+                )
 
     @property
     def conversation_id(self) -> str | None:
         return self.conversation.id if isinstance(self.conversation, ConversationParam) else self.conversation
 
-    def input_messages(self) -> list[ChatMessage]:
-        """The input as messages; a plain text is one message from the user."""
+    @property
+    def choice(self) -> str | None:
+        """`tool_choice`; of a named function its name."""
+        return self.tool_choice.name if isinstance(self.tool_choice, NamedTool) else self.tool_choice
+
+    def input_items(self) -> list[InputItem]:
+        """The input as items; a plain text is one message from the user."""
         if isinstance(self.input, str):
-            return [ChatMessage(role="user", content=self.input)]
+            return [InputMessage(role="user", content=self.input)]
         return list(self.input)
 
 
@@ -338,7 +401,7 @@ class ConversationCreate(Wire):
     """`POST /v1/conversations`."""
 
     metadata: Metadata | None = None
-    items: Annotated[list[InputMessage], Field(max_length=20)] | None = None
+    items: Annotated[list[AnyItem], Field(max_length=20)] | None = None
 
 
 class ConversationUpdate(Wire):
@@ -350,7 +413,7 @@ class ConversationUpdate(Wire):
 class ItemsCreate(Wire):
     """`POST /v1/conversations/{id}/items`."""
 
-    items: Annotated[list[InputMessage], Field(min_length=1, max_length=20)]
+    items: Annotated[list[AnyItem], Field(min_length=1, max_length=20)]
 
 
 class FeedbackRequest(Wire):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
@@ -12,11 +13,12 @@ from gateway.auth import Caller
 from gateway.deps import CallerDep, PartsDep
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.prompt import require_plausible
-from gateway.response_object import conversation_object, item_object, item_page, output_part, page_object
+from gateway.response_object import conversation_object, item_object, item_page, page_object
 from gateway.schema_base import Text
-from gateway.schemas import ConversationCreate, ConversationUpdate, ForkRequest, InputMessage, ItemsCreate
-from gateway.store import Item, Page, new_id
+from gateway.schemas import ConversationCreate, ConversationUpdate, ForkRequest, InputItem, ItemsCreate
+from gateway.store import Item, Page
 from gateway.turn import Parts
+from gateway.turn_items import counted_text, question_item
 
 router = APIRouter(prefix="/v1/conversations", tags=["conversations"])
 Limit = Annotated[int, Query(ge=1, le=100)]
@@ -138,14 +140,14 @@ async def _charged(parts: Parts, caller: Caller, answer: Response) -> AsyncItera
         await reservation.settle(None)
 
 
-def _items(messages: Sequence[InputMessage], context_tokens: int) -> list[Item]:
-    for message in messages:
-        require_plausible(len(message.text.encode()), context_tokens, "items")
-    return [_item(message) for message in messages]
+def _items(entries: Sequence[InputItem], context_tokens: int) -> list[Item]:
+    items = [_item(entry) for entry in entries]
+    for item in items:
+        require_plausible(len(counted_text(item).encode()), context_tokens, "items")
+    return items
 
 
-def _item(message: InputMessage) -> Item:
-    is_answer = message.role == "assistant"
-    content = [output_part(message.text)] if is_answer else [{"type": "input_text", "text": message.text}]
-    status = "incomplete" if message.status == "incomplete" else "completed"
-    return Item(new_id("msg"), message.role, status, content, is_output=is_answer)
+def _item(entry: InputItem) -> Item:
+    status = "incomplete" if entry.status == "incomplete" else "completed"
+    item = question_item(entry)
+    return replace(item, status=status, is_output=item.role == "assistant")

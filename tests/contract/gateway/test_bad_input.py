@@ -47,6 +47,8 @@ def calling(arguments: str) -> dict[str, Any]:
     return {"role": "assistant", "content": None, "tool_calls": [call]}
 
 
+FLAT = {"type": "function", "name": "f"}
+CALLED = {"type": "function_call", "call_id": "x", "name": "f", "arguments": "{}"}
 NAMED = {"type": "function", "function": {"name": "g"}}
 ASKING = {"role": "user", "content": "hi"}
 CALLING = calling("{}")
@@ -138,7 +140,24 @@ RESPONSE_CASES: list[tuple[str, dict[str, Any], str]] = [
     ("empty input", {"input": ""}, "any"),
     ("no items", {"input": []}, "input"),
     ("an empty item", {"input": [{"role": "user", "content": ""}]}, "input.0"),
-    ("a function's output", {"input": [{"type": "function_call_output", "call_id": "x", "output": "y"}]}, "any"),
+    (
+        "an output of no call",
+        {"input": [{"type": "function_call_output", "call_id": "x", "output": "y"}]},
+        "input.0.call_id",
+    ),
+    (
+        "an output without its call's id",
+        {"input": [{"type": "function_call_output", "output": "y"}]},
+        "input.0.call_id",
+    ),
+    ("a call without a name", {"input": [CALLED | {"name": ""}]}, "input.0.name"),
+    ("a call with odd arguments", {"input": [CALLED | {"arguments": "{"}]}, "input.0.arguments"),
+    ("an item nobody knows", {"input": [{"type": "reasoning", "summary": []}]}, "any"),
+    ("a tool as in chats", {"tools": [tool("f")]}, "any"),
+    ("a tool that OpenAI hosts", {"tools": [{"type": "web_search"}]}, "any"),
+    ("a choice without tools", {"tool_choice": "required"}, "tool_choice"),
+    ("a choice of no tool", {"tools": [FLAT], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice"),
+    ("top_logprobs without include", {"top_logprobs": 2}, "top_logprobs"),
     ("an image", {"input": user([{"type": "input_image", "image_url": "x"}])["messages"]}, "input.0.content"),
     ("background that is not stored", {"background": True, "store": False}, "any"),
     ("both kinds of history", {"conversation": "conv_1", "previous_response_id": "resp_1"}, "any"),
@@ -148,9 +167,10 @@ RESPONSE_CASES: list[tuple[str, dict[str, Any], str]] = [
     ("truncation sometimes", {"truncation": "sometimes"}, "truncation"),
     ("max_output_tokens 0", {"max_output_tokens": 0}, "max_output_tokens"),
     ("max_total_tokens 1", {"max_total_tokens": 1}, "max_total_tokens"),
-    ("a schema", {"text": {"format": {"type": "json_schema", "name": "p", "schema": {}}}}, "text"),
+    ("no schema", {"text": {"format": {"type": "json_schema", "name": "p"}}}, "text.format"),
+    ("a verbosity", {"text": {"verbosity": "low"}}, "text.verbosity"),
     ("reasoning", {"reasoning": {"effort": "high"}}, "reasoning"),
-    ("include", {"include": ["message.output_text.logprobs"]}, "include"),
+    ("include", {"include": ["reasoning.encrypted_content"]}, "include.0"),
     ("a prompt template", {"prompt": {"id": "x"}}, "prompt"),
     ("a field of the other API", {"max_tokens": 5}, "max_tokens"),
     ("control characters in instructions", {"instructions": "a\x07"}, "instructions"),
