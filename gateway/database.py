@@ -273,28 +273,25 @@ class Database:
                 entry.error = entry.error or unavailable
 
     def _run_alone(self, entry: _Pending[Any], connection: sa.Connection) -> None:
-        cause: SQLAlchemyError | None = None
         is_second_try, entry.is_again, entry.error = entry.is_again, False, None
+        connection.exec_driver_sql("SAVEPOINT job")  # SQLAlchemy's own costs as much as a statement
         try:
-            with connection.begin_nested():
-                try:
-                    entry.result = entry.job(connection)
-                except SQLAlchemyError as error:
-                    cause = error
-                    raise
-        except GatewayError as error:
-            entry.error = error
-        except SQLAlchemyError as error:
-            cause = cause or error  # when the savepoint is gone too, its error says less
-            if not self._backend.is_in_transaction(connection):  # SQLite on a full disk, or a connection that broke
-                raise cause from None
-            if not is_second_try and _is_worth_another_try(cause):
-                entry.is_again = True
-            else:
-                entry.error = self._backend.in_words(cause)
+            entry.result = entry.job(connection)
+            connection.exec_driver_sql("RELEASE SAVEPOINT job")
         except Exception as error:  # a bug in a job must not end the writer thread
-            log.exception("a write failed")
-            entry.error = error
+            try:
+                connection.exec_driver_sql("ROLLBACK TO SAVEPOINT job")
+                connection.exec_driver_sql("RELEASE SAVEPOINT job")
+            except SQLAlchemyError as worse:  # SQLite on a full disk undoes all jobs, or the connection broke
+                raise (error if isinstance(error, SQLAlchemyError) else worse) from None
+            if isinstance(error, SQLAlchemyError) and not is_second_try and _is_worth_another_try(error):
+                entry.is_again = True
+            elif isinstance(error, SQLAlchemyError):
+                entry.error = self._backend.in_words(error)
+            else:
+                if not isinstance(error, GatewayError):
+                    log.exception("a write failed")
+                entry.error = error
 
 
 def _is_worth_another_try(error: SQLAlchemyError) -> bool:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from gateway.errors import ConversationBusy, NotFound
 from gateway.tables import conversations, is_open, items, responses
 
+_INSERT_ITEMS = sa.insert(items)
 _PREFIXES = {"function_call": "fc", "function_call_output": "fco"}
 
 
@@ -134,8 +135,13 @@ def find_conversation(db: sa.Connection, owner: str, conversation_id: str, *, lo
     query = sa.select(conversations).where(conversations.c.id == as_id(conversation_id), conversations.c.owner == owner)
     row = db.execute(_locked(query) if lock else query).mappings().one_or_none()
     if row is None:
-        raise NotFound(f"There is no conversation '{conversation_id}'.", param="conversation")
+        raise no_conversation(conversation_id)
     return as_conversation(row)
+
+
+def no_conversation(conversation_id: str) -> NotFound:
+    """There is none for this caller."""
+    return NotFound(f"There is no conversation '{conversation_id}'.", param="conversation")
 
 
 def find_response(db: sa.Connection, owner: str, response_id: str, *, lock: bool = False) -> sa.RowMapping:
@@ -191,7 +197,7 @@ def insert_items(
         for item in new_items
     ]
     if rows:
-        db.execute(sa.insert(items), rows)
+        db.execute(_INSERT_ITEMS, rows)
 
 
 def storable(content: list[dict[str, Any]]) -> list[dict[str, Any]]:

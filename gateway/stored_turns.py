@@ -7,16 +7,19 @@ An open turn carries the id of the gateway that holds it: nobody else writes it 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from gateway.database import Database
 from gateway.errors import ConversationBusy, HistoryUnavailable, InvalidRequest
 from gateway.records import (
     Item,
     StoredResponse,
+    as_id,
     as_item,
     as_response,
     busy,
@@ -24,15 +27,56 @@ from gateway.records import (
     find_response,
     insert_items,
     new_id,
+    no_conversation,
     require_no_open_turn,
     storable,
-    touch,
 )
-from gateway.tables import OPEN, is_open, items, responses
+from gateway.tables import OPEN, conversations, is_open, items, responses
 
 HISTORY_ITEMS = 500
 """At most so many items of a conversation are read for a prompt."""
 _DOUBT_ROUNDS = 30
+_CAME_BETWEEN = "Another message came into this conversation while this one waited. Send it again."
+
+# What every turn does is put together once: building a statement costs more than SQLite takes to run it.
+_thread: sa.BindParameter[str] = sa.bindparam("thread")
+_response: sa.BindParameter[str] = sa.bindparam("response")
+_IS_BUSY = sa.select(sa.exists().where(responses.c.conversation_id == conversations.c.id, is_open)).where(
+    conversations.c.id == _thread, conversations.c.owner == sa.bindparam("of")
+)
+_HISTORY = (
+    sa.select(items).where(items.c.conversation_id == _thread).order_by(items.c.position.desc()).limit(HISTORY_ITEMS)
+)
+_LAST_ITEM = sa.select(items.c.id).where(items.c.conversation_id == _thread).order_by(items.c.position.desc()).limit(1)
+_TOUCH = sa.update(conversations).where(conversations.c.id == _thread).values(updated_at=sa.bindparam("now"))
+_TOUCH_OWN = _TOUCH.where(conversations.c.owner == sa.bindparam("of"))
+_OPEN = sa.insert(responses)
+_CLOSE = (
+    sa.update(responses)
+    .where(responses.c.id == _response, responses.c.holder.is_(None) | (responses.c.holder == sa.bindparam("by")))
+    .values(status=sa.bindparam("ended"), body=sa.bindparam("final"), holder=None)
+)
+_CLOSE_WITH_CUTS = _CLOSE.values(cuts=sa.bindparam("ends"))
+_PUT = (
+    sa.update(items)
+    .where(items.c.id == sa.bindparam("item"), items.c.response_id == _response)
+    .values(
+        status=sa.bindparam("ended"),
+        content=sa.bindparam("whole"),
+        tokens=sa.bindparam("count"),
+        data=sa.bindparam("fields"),
+    )
+)
+_KEEP = (
+    sa.update(items)
+    .where(items.c.id == sa.bindparam("item"), items.c.status == "in_progress")
+    .values(content=sa.bindparam("so_far"))
+)
+_KEEP_CUTS = (
+    sa.update(responses)
+    .where(responses.c.id == _response, responses.c.holder == sa.bindparam("by"))
+    .values(cuts=sa.bindparam("so_far"))
+)
 
 
 class StoredTurns:
@@ -55,14 +99,17 @@ class StoredTurns:
 
         def job(db: sa.Connection) -> list[Item]:
             if conversation_id is not None:
-                find_conversation(db, owner, conversation_id)
-                require_no_open_turn(db, conversation_id)
-                query = sa.select(items).where(items.c.conversation_id == conversation_id)
+                is_busy = db.execute(_IS_BUSY, {"thread": as_id(conversation_id), "of": owner}).scalar()
+                if is_busy is None:
+                    raise no_conversation(conversation_id)
+                if is_busy:
+                    raise busy()
+                rows = db.execute(_HISTORY, {"thread": conversation_id}).mappings()
             elif previous_id is not None:
                 query = _chain_items(db, owner, previous_id)
+                rows = db.execute(query.order_by(items.c.position.desc()).limit(HISTORY_ITEMS)).mappings()
             else:
                 return []
-            rows = db.execute(query.order_by(items.c.position.desc()).limit(HISTORY_ITEMS)).mappings()
             return [as_item(row) for row in rows][::-1]
 
         return await self._database.read(job)
@@ -86,10 +133,11 @@ class StoredTurns:
 
         def job(db: sa.Connection) -> None:
             if conversation_id is not None:
-                find_conversation(db, owner, conversation_id, lock=True)
-                require_no_open_turn(db, conversation_id)
-                _require_last_item(db, conversation_id, last_item_id)
-                touch(db, conversation_id)
+                touched = {"thread": as_id(conversation_id), "of": owner, "now": time.time()}
+                if not db.execute(_TOUCH_OWN, touched).rowcount:  # it also locks the row
+                    raise no_conversation(conversation_id)
+                if db.execute(_LAST_ITEM, {"thread": conversation_id}).scalar() != last_item_id:
+                    raise ConversationBusy(_CAME_BETWEEN, retry_after_s=1)
             row = {
                 "id": body["id"],
                 "owner": owner,
@@ -100,7 +148,10 @@ class StoredTurns:
                 "created_at": body["created_at"],
                 "holder": self.holder,
             }
-            db.execute(sa.insert(responses), [row])
+            try:
+                db.execute(_OPEN, row)
+            except IntegrityError:  # an answer that goes on adds no item; responses_one_open_turn tells
+                raise busy() from None
             insert_items(db, [*question, answer], conversation_id=conversation_id, response_id=body["id"])
 
         try:
@@ -127,13 +178,12 @@ class StoredTurns:
         def job(db: sa.Connection) -> None:
             conversation = body.get("conversation")
             if conversation is not None:
-                touch(db, conversation["id"])
-            is_ours = responses.c.holder.is_(None) | (responses.c.holder == self.holder)
-            update = sa.update(responses).where(responses.c.id == body["id"], is_ours)
-            values = {"status": body["status"], "body": body, "holder": None}
+                db.execute(_TOUCH, {"thread": conversation["id"], "now": time.time()})
+            closed = {"response": body["id"], "by": self.holder, "ended": body["status"], "final": body}
+            ended = _CLOSE if cuts is None else _CLOSE_WITH_CUTS
             if cuts is not None:
-                values["cuts"] = list(cuts)
-            if db.execute(update.values(values)).rowcount:
+                closed["ends"] = list(cuts)
+            if db.execute(ended, closed).rowcount:
                 _put_output(db, body, answers)
 
         await self._database.write(job)
@@ -145,16 +195,17 @@ class StoredTurns:
 
     async def checkpoint(self, answers: Iterable[Item], cuts: Mapping[str, Sequence[int]] | None = None) -> None:
         """Keeps what open answers have so far, in one transaction; `cuts` go by the response's id."""
-        values = [{"item_id": answer.id, "so_far": storable(answer.content)} for answer in answers]
-        all_cuts = [{"response": response_id, "so_far": list(ends)} for response_id, ends in (cuts or {}).items()]
-        keep = sa.update(items).where(items.c.id == sa.bindparam("item_id"), items.c.status == "in_progress")
-        cut = sa.update(responses).where(responses.c.id == sa.bindparam("response"), responses.c.holder == self.holder)
+        values = [{"item": answer.id, "so_far": storable(answer.content)} for answer in answers]
+        all_cuts = [
+            {"response": response_id, "by": self.holder, "so_far": list(ends)}
+            for response_id, ends in (cuts or {}).items()
+        ]
 
         def job(db: sa.Connection) -> None:
             if values:
-                db.execute(keep.values(content=sa.bindparam("so_far")), values)
+                db.execute(_KEEP, values)
             if all_cuts:
-                db.execute(cut.values(cuts=sa.bindparam("so_far")), all_cuts)
+                db.execute(_KEEP_CUTS, all_cuts)
 
         await self._database.write(job)
 
@@ -227,19 +278,24 @@ class StoredTurns:
 
 
 def _put_output(db: sa.Connection, body: dict[str, Any], answers: Sequence[Item]) -> None:
-    of_it = sa.select(items.c.id).where(items.c.response_id == body["id"], items.c.is_output)
-    there = set(db.execute(of_it).scalars())
+    new = []
     for answer in answers:
-        if answer.id in there:
-            row = sa.update(items).where(items.c.id == answer.id)
-            content = storable(answer.content)
-            db.execute(row.values(status=answer.status, content=content, tokens=answer.tokens, data=answer.data))
-    new = [answer for answer in answers if answer.id not in there]
+        values = {
+            "item": answer.id,
+            "response": body["id"],
+            "ended": answer.status,
+            "whole": storable(answer.content),
+            "count": answer.tokens,
+            "fields": answer.data,
+        }
+        if not db.execute(_PUT, values).rowcount:
+            new.append(answer)
     conversation = body.get("conversation")
     insert_items(db, new, conversation_id=conversation["id"] if conversation else None, response_id=body["id"])
-    gone = there - {answer.id for answer in answers}
-    if gone:
-        db.execute(sa.delete(items).where(items.c.id.in_(gone), items.c.status == "in_progress"))
+    if new or not answers:
+        left_open = (items.c.response_id == body["id"]) & items.c.is_output & (items.c.status == "in_progress")
+        ended = [answer.id for answer in answers]
+        db.execute(sa.delete(items).where(left_open, items.c.id.not_in(ended)))
 
 
 def _chain_items(db: sa.Connection, owner: str, previous_id: str) -> sa.Select[Any]:
@@ -258,14 +314,6 @@ def _chain_items(db: sa.Connection, owner: str, previous_id: str) -> sa.Select[A
         earlier.c.position <= last.c.position,
     )
     return sa.select(items).where(items.c.position.in_(of_chain.union(before_it)))
-
-
-def _require_last_item(db: sa.Connection, conversation_id: str, item_id: str | None) -> None:
-    query = sa.select(items.c.id).where(items.c.conversation_id == conversation_id).order_by(items.c.position.desc())
-    if db.execute(query.limit(1)).scalar() != item_id:
-        raise ConversationBusy(
-            "Another message came into this conversation while this one waited. Send it again.", retry_after_s=1
-        )
 
 
 def _require_nothing_after(db: sa.Connection, row: sa.RowMapping) -> None:

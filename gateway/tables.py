@@ -55,4 +55,4 @@ gateways = sa.Table(
 )
 
 # In the statement itself, not as a parameter: only then do databases use the partial indexes.
-is_open = responses.c.status.in_([sa.literal(status, literal_execute=True) for status in OPEN])
+is_open = responses.c.status.in_([sa.literal_column(f"'{status}'") for status in OPEN])

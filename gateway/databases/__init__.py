@@ -6,13 +6,15 @@ and how one process tells the others that something has changed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import alembic.command
 import alembic.config
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -43,9 +45,6 @@ class Backend(Protocol):
     def reading(self) -> sa.Connection:
         """A connection that sees one state of the database until it is closed."""
 
-    def is_in_transaction(self, connection: sa.Connection) -> bool:
-        """Whether the transaction outlived an error in it."""
-
     def in_words(self, error: SQLAlchemyError) -> HistoryUnavailable:
         """Our error for one of the database's; the details go to the log only."""
 
@@ -75,6 +74,22 @@ def migrate(connection: sa.Connection) -> None:
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     alembic.command.upgrade(config, "head")
+
+
+def dumps(value: Any) -> str:
+    """JSON for a column, as it is read and searched: not escaped to ASCII."""
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can carry
+        return json.dumps(value)
+
+
+def loads(text: str | bytes) -> Any:
+    """The value again."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return json.loads(text)
 
 
 def first_line(error: SQLAlchemyError) -> str:

@@ -6,19 +6,17 @@ other end is gone is noticed. What one gateway changes is told to the others by 
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, ClassVar
 
 import alembic.util
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.databases import DatabaseError, first_line, migrate
+from gateway.databases import DatabaseError, dumps, first_line, loads, migrate
 from gateway.databases.notices import CHANNEL, Notices
 from gateway.errors import HistoryUnavailable
 
@@ -63,7 +61,8 @@ class PostgreSQL:
             pool_pre_ping=True,  # a connection that died while it was idle is not worth a refused request
             connect_args=options,
             hide_parameters=True,
-            json_serializer=partial(json.dumps, ensure_ascii=False),
+            json_serializer=dumps,
+            json_deserializer=loads,
         )
         _, parameters = self.engine.dialect.create_connect_args(parsed)
         self._told, self._told_at = "", 0.0
@@ -79,9 +78,6 @@ class PostgreSQL:
 
     def reading(self) -> sa.Connection:
         return self.engine.connect().execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-
-    def is_in_transaction(self, connection: sa.Connection) -> bool:
-        return not connection.invalidated
 
     def in_words(self, error: SQLAlchemyError) -> HistoryUnavailable:
         cause = first_line(error)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import sqlite3
 import time
 from collections.abc import Hashable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +16,7 @@ import alembic.util
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.databases import DatabaseError, first_line, migrate
+from gateway.databases import DatabaseError, dumps, first_line, loads, migrate
 from gateway.errors import HistoryUnavailable
 
 _WAIT_S = 10
@@ -63,10 +61,6 @@ class SQLite:
 
     def reading(self) -> sa.Connection:
         return self.engine.connect()
-
-    def is_in_transaction(self, connection: sa.Connection) -> bool:
-        """What SQLite itself says; SQLAlchemy does not see it roll back."""
-        return bool(getattr(connection.connection.dbapi_connection, "in_transaction", True))
 
     def in_words(self, error: SQLAlchemyError) -> HistoryUnavailable:
         cause = first_line(error)
@@ -168,7 +162,8 @@ def _engine(path: Path, connections: int) -> sa.Engine:
         f"sqlite:///{path}",
         pool_size=connections,
         connect_args={"timeout": _WAIT_S},
-        json_serializer=partial(json.dumps, ensure_ascii=False),
+        json_serializer=dumps,
+        json_deserializer=loads,
     )
 
     @sa.event.listens_for(engine, "connect")

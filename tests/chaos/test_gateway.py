@@ -436,9 +436,7 @@ def test_a_database_that_is_gone_for_a_while(fake: FakeInference, tmp_path: Path
         file.rename(tmp_path / "away")
         file.mkdir()  # a folder in its place: it cannot be opened
         database.engine.dispose()
-        gateway.app.state.keys._cache = {
-            digest: (found_at - 3600, key) for digest, (found_at, key) in gateway.app.state.keys._cache.items()
-        }
+        (tmp_path / "gateway.sqlite3.api_keys").touch()  # some key was changed: all are looked up again
         assert client.post("/v1/chat/completions", json=CHAT).is_success
         assert error_of(client.post("/v1/responses", json={"input": "hi"})) == (503, "history_unavailable")
         assert error_of(client.get("/v1/conversations")) == (503, "history_unavailable")

@@ -19,7 +19,7 @@ import pytest
 from gateway.auth import Keys
 from gateway.database import Database
 from tests.fakes.inference import WORDS, FakeInference, Scenario
-from tests.postgresql_server import PostgresServer, postgres_server
+from tests.postgresql_server import PASSWORD, PostgresServer, postgres_server
 from tests.running_gateway import (
     GatewayProcess,
     RunningGateway,
@@ -213,6 +213,35 @@ def test_the_gateway_stops_although_the_database_stands_still(
 
 
 # --- gateways
+
+
+def test_the_start_waits_for_a_database_that_is_starting(
+    server: PostgresServer, fake: FakeInference, tmp_path: Path
+) -> None:
+    environ = {"DATABASE_URL": server.new_database()}
+    with a_stop(server):
+        gateway = GatewayProcess(tmp_path / "data", fake.url, environ)
+        eventually(lambda: "waiting for the database" in gateway.output, within_s=20)
+        assert gateway.process.poll() is None
+    try:
+        gateway.wait_until_up()
+        assert gateway.stop() == 0
+    finally:
+        gateway.process.kill()
+        gateway.process.wait()
+
+
+def test_the_start_ends_with_one_sentence_when_there_is_no_database(
+    server: PostgresServer, fake: FakeInference, tmp_path: Path
+) -> None:
+    environ = {"DATABASE_URL": server.url("nowhere"), "GATEWAY_DATABASE_WAIT_S": "1"}
+    gateway = GatewayProcess(tmp_path / "data", fake.url, environ)
+    assert gateway.process.wait(20) == 1
+    (said,) = [line for line in gateway.output.splitlines() if not line.startswith("{")]
+    assert said.startswith("gateway: The database at 127.0.0.1, database nowhere cannot be used: ")
+    assert "DATABASE_URL" in said
+    assert "p%40ss" not in gateway.output
+    assert PASSWORD not in gateway.output
 
 
 def a_turn_in_progress(client: httpx2.Client, pool: ThreadPoolExecutor) -> tuple[str, Any]:

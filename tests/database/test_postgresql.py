@@ -130,6 +130,25 @@ def end_connections(server: PostgresServer, database: Database) -> int:
     return int(str(row[0]))
 
 
+def test_nobody_waits_long_for_a_server_that_stands_still(database: Database, server: PostgresServer) -> None:
+    """Who waits on a thread neither; and what nobody waits for any more is not done afterwards."""
+    with server.standing_still():
+        for limit_s, work in ((6.0, database.write_now), (1.0, database.read_now), (1.0, database.write_now)):
+            started_at = time.monotonic()
+            with pytest.raises(HistoryUnavailable):
+                work(insert("late"))
+            assert time.monotonic() - started_at < limit_s
+    eventually(lambda: not isinstance(outcome_of(database, insert("x")), HistoryUnavailable), within_s=10)
+    assert "x" in names(database)
+
+
+def outcome_of(database: Database, job: Job) -> object:
+    try:
+        return database.write_now(job)
+    except HistoryUnavailable as error:
+        return error
+
+
 # --- stamps
 
 
