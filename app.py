@@ -256,6 +256,8 @@ def _build(
         "WEBUI_GATEWAY_URL": _url_of(listener),
     }
     defaults = {"GATEWAY_DRAIN_TIMEOUT_S": _DRAIN_S}
+    if plan.model.name.startswith("internlm2"):
+        defaults["GATEWAY_TOOL_FORMAT"] = "internlm2"
     if environ.get("SPACE_ID"):
         defaults["WEBUI_FRAME_ANCESTORS"] = "https://huggingface.co"  # a Space is shown inside their page
     whole = {**defaults, **environ, **ours, "PORT": str(port), "HOST": host}

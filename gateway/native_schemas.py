@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from gateway.schema_base import NonEmptyText, Text, Wire
+from gateway.schema_base import JsonObject, NonEmptyText, Text, Wire
 
 
 class Grammar(Wire):
     type: Literal["json", "json_object", "json_schema", "regex"]
-    value: dict[str, Any] | NonEmptyText
+    value: JsonObject | NonEmptyText
 
 
 class GenerateParameters(Wire):
@@ -60,5 +60,5 @@ class TokenizeRequest(Wire):
     """`POST /tokenize`."""
 
     inputs: Text
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = None
     add_special_tokens: bool | None = None

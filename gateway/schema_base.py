@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -36,6 +36,21 @@ Identifier = Annotated[Text, StringConstraints(min_length=1, max_length=128)]
 MetadataValue = Annotated[Text, StringConstraints(max_length=512)]
 MetadataKey = Annotated[Text, StringConstraints(min_length=1, max_length=64)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
+
+
+def not_too_deep(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuses JSON that nobody's recursion would survive, ours and the engine's."""
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        inner = [part.values() if isinstance(part, dict) else part for part in level]
+        level = [entry for part in inner for entry in part if isinstance(entry, dict | list)]
+        if not level:
+            return value
+    raise PydanticCustomError("too_deep", "More than {most} levels of JSON inside each other.", {"most": MAX_DEPTH})
+
+
+MAX_DEPTH = 64
+JsonObject = Annotated[dict[str, Any], AfterValidator(not_too_deep)]
 
 
 class Wire(BaseModel):

@@ -11,18 +11,17 @@ import msgspec
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from gateway.schema_base import Identifier, NonEmptyText, Text, Wire
+from gateway.schema_base import Identifier, JsonObject, NonEmptyText, Text, Wire, not_too_deep
 
 FunctionName = Annotated[Text, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-Schema = dict[str, Any]
 MAX_TOOLS = 128
 
 
 def _json_object(value: Any) -> Any:
     if isinstance(value, str):
         try:
-            msgspec.json.decode(value, type=dict)
-        except (msgspec.DecodeError, UnicodeEncodeError):
+            not_too_deep(msgspec.json.decode(value, type=dict))
+        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
             raise PydanticCustomError("arguments", "The arguments of a call are a JSON object, as text.", {}) from None
     return value
 
@@ -44,7 +43,7 @@ class MessageToolCall(Wire):
 class FunctionDefinition(Wire):
     name: FunctionName
     description: Text | None = None
-    parameters: Schema | None = None
+    parameters: JsonObject | None = None
     strict: bool | None = None
 
 
@@ -99,7 +98,7 @@ class JsonSchema(Wire):
 
     name: Annotated[Text, StringConstraints(max_length=64)] | None = None
     description: Text | None = None
-    schema_: Schema | None = Field(default=None, alias="schema")
+    schema_: JsonObject | None = Field(default=None, alias="schema")
     strict: bool | None = None
 
 
@@ -108,7 +107,7 @@ class ResponseFormat(Wire):
 
     type: Literal["text", "json_object", "json_schema", "json", "regex"]
     json_schema: JsonSchema | None = None
-    value: Schema | NonEmptyText | None = None
+    value: JsonObject | NonEmptyText | None = None
 
     @model_validator(mode="after")
     def _has_what_its_type_needs(self) -> ResponseFormat:
@@ -133,7 +132,7 @@ class ResponseFormat(Wire):
         return self
 
     @property
-    def schema_of_answer(self) -> Schema | None:
+    def schema_of_answer(self) -> dict[str, Any] | None:
         """The schema, wherever the caller's dialect puts it; None when any object will do."""
         if self.json_schema is not None:
             return self.json_schema.schema_
@@ -149,7 +148,7 @@ class TextFormat(Wire):
     type: Literal["text", "json_object", "json_schema"]
     name: Annotated[Text, StringConstraints(max_length=64)] | None = None
     description: Text | None = None
-    schema_: Schema | None = Field(default=None, alias="schema")
+    schema_: JsonObject | None = Field(default=None, alias="schema")
     strict: bool | None = None
 
     @model_validator(mode="after")

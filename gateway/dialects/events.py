@@ -86,7 +86,7 @@ class CallPieces:
         try:
             for arguments in self._arguments.values():
                 msgspec.json.decode(arguments, type=dict)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return False
         return True
 

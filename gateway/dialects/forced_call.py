@@ -59,7 +59,7 @@ def parse_call(text: str) -> tuple[str, str] | None:
     """Name and arguments (as JSON) of a call that a model wrote; None when it is none."""
     try:
         written: Any = msgspec.json.decode(text.strip())
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         return None
     if isinstance(written, dict) and isinstance(written.get("call"), dict):
         written = written["call"]
@@ -71,7 +71,7 @@ def parse_call(text: str) -> tuple[str, str] | None:
     if isinstance(arguments, str):
         try:
             arguments = msgspec.json.decode(arguments)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return None
     return (written["name"], msgspec.json.encode(arguments).decode()) if isinstance(arguments, dict) else None
 

@@ -76,11 +76,9 @@ def tools_of(prompt: Prompt) -> dict[str, Any]:
         if tool.strict is not None:
             function["strict"] = tool.strict
         tools.append({"type": "function", "function": function})
-    choice: Any = "auto"
-    if len(prompt.must_call) == 1:
+    choice: Any = "required" if prompt.must_call else "auto"
+    if len(prompt.must_call) == 1 < len(prompt.tools):
         choice = {"type": "function", "function": {"name": prompt.must_call[0]}}
-    elif prompt.must_call:
-        choice = "required"
     return {"tools": tools, "tool_choice": choice}
 
 

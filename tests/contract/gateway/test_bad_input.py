@@ -38,8 +38,12 @@ def user(content: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": content}]}
 
 
-def tool(name: str) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name}}
+def tool(name: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name} | ({"parameters": parameters} if parameters else {})}
+
+
+DEEP = '{"a":' * 20_000 + "1" + "}" * 20_000
+DEEPISH = '{"a":' * 100 + "1" + "}" * 100
 
 
 def calling(arguments: str) -> dict[str, Any]:
@@ -97,6 +101,9 @@ CHAT_CASES: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("a user who calls", {"messages": [{**CALLING, "role": "user"}]}, "messages.0"),
     ("arguments that are no object", {"messages": [calling("[1]")]}, "messages.0.tool_calls.0.function.arguments"),
+    ("arguments without a bottom", {"messages": [calling(DEEP)]}, "messages.0.tool_calls.0.function.arguments"),
+    ("a schema without a bottom", {"tools": [tool("f", json.loads(DEEPISH))]}, "tools.0.function.parameters"),
+    ("a form without a bottom", {"response_format": {"type": "json", "value": json.loads(DEEPISH)}}, "any"),
     ("arguments that are no JSON", {"messages": [calling("{")]}, "messages.0.tool_calls.0.function.arguments"),
     ("a tool without a name", {"tools": [{"type": "function", "function": {}}]}, "tools.0.function.name"),
     ("a tool with an odd name", {"tools": [tool("a b")]}, "tools.0.function.name"),

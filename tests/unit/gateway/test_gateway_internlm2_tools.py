@@ -87,6 +87,11 @@ def test_ways_to_write_a_call(written: str, arguments: str) -> None:
     assert reader.calls == [("f", arguments)]
 
 
+def test_a_call_without_a_bottom_is_text() -> None:
+    deep = '{"name": "f", "parameters": ' + '{"a":' * 20_000 + "1" + "}" * 20_001
+    assert read([f"{OPEN}{deep}{END}"]) == (f"{OPEN}{deep}{END}", [])
+
+
 def test_the_prompt_as_the_model_learned_it() -> None:
     schema = {"type": "object", "properties": {"city": {"type": "string"}}}
     prompt = Prompt(
