@@ -29,7 +29,7 @@ async def measure(options: Options) -> list[Row]:
         with gateway(Path(folder) / "readable", url) as chat:
             stored = dataclasses.replace(chat, path=RESPONSES)
             rows = [await _readable(stored, options.pick(500, 100)), await _cost(stored, options)]
-        rows.append(await _killed(Path(folder) / "killed", url, options.pick(200, 10)))
+        rows.append(await _killed(Path(folder) / "killed", url, options.pick(200, 5)))
     return rows
 
 

@@ -30,7 +30,7 @@ async def _ages(found: dict[str, Target], options: Options) -> list[Row]:
     names: list[str] = [name for name in ("direct", "nginx", "chat", "stored") if name in found]
     added = {name: list[float]() for name in names if name != "direct"}
     for _ in range(options.rounds):
-        middle = {name: await _middle_age(found[name]) for name in names}
+        middle = {name: await _middle_age(found[name], options.pick(200, 80)) for name in names}
         for name in added:
             added[name].append(middle[name] - middle["direct"])
     rows = []
@@ -49,8 +49,8 @@ async def _ages(found: dict[str, Target], options: Options) -> list[Row]:
     return rows
 
 
-async def _middle_age(target: Target) -> float:
-    script = dataclasses.replace(PACED.script, stamp=1)
+async def _middle_age(target: Target, tokens: int) -> float:
+    script = dataclasses.replace(PACED.script, tokens=tokens, stamp=1)
     async with Connections(target, _STREAMS) as connections:
         replies = await all_at_once(connections, target.request(script))
     return statistics.median(age for reply in replies for age in reply.ages_s)

@@ -25,7 +25,7 @@ async def measure(options: Options) -> list[Row]:
     with mock() as upstream, tempfile.TemporaryDirectory() as folder:
         url = f"http://127.0.0.1:{upstream.port}"
         with gateway(Path(folder) / "chunks", url) as chat:
-            rows = [await _growth(chat, options.pick(_MANY, 4 * _FEW))]
+            rows = [await _growth(chat, options.pick(_MANY, 3 * _FEW))]
         with gateway(Path(folder) / "slow", url) as chat:
             rows.append(await _slow_readers(chat))
         with gateway(Path(folder) / "many", url) as chat:

@@ -64,16 +64,17 @@ class Pass:
 async def measure(options: Options) -> list[Row]:
     """CPU of the proxy's process (all threads) from before the first request to after the last answer, divided by the
     chunks that came: 200 a answer, its share of the request's own cost with it. Targets take turns in each round;
-    ratios are made within a round, and their median is told. LiteLLM saturates a core, so it gets fewer rounds."""
+    ratios are made within a round, and their median is told. LiteLLM saturates a core, so it gets one round."""
     with targets(with_litellm=True) as found:
         rows = []
         for load in (PACED, BURST):
             if options.is_quick:
                 load = dataclasses.replace(load, answers=min(load.answers, 3))
+            tokens = options.pick(TOKENS, TOKENS // 4)
             ours = [found[name] for name in ("nginx", "chat", "stored") if name in found]
             passes = await take_turns(ours, load, options.rounds)
             rival = found.get("litellm")
-            slow = await take_turns([rival], _lighter(load), 1) if rival else {}
+            slow = await take_turns([rival], _lighter(load, tokens), 1) if rival else {}
             rows += _rows(load, passes, slow.get("litellm", []))
     return rows
 
@@ -108,8 +109,8 @@ def ratio(ours: Sequence[Pass], theirs: Sequence[Pass]) -> float:
     return statistics.median(mine.cost_s / other.cost_s for mine, other in zip(ours, theirs, strict=True))
 
 
-def _lighter(load: Load) -> Load:
-    return dataclasses.replace(load, answers=1)
+def _lighter(load: Load, tokens: int) -> Load:
+    return dataclasses.replace(load, answers=1, script=dataclasses.replace(load.script, tokens=tokens))
 
 
 def _rows(load: Load, passes: dict[str, list[Pass]], litellm_passes: list[Pass]) -> list[Row]:
