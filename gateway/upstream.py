@@ -19,7 +19,7 @@ from gateway.markers import defuse, defused
 from gateway.plain import PlainForm
 from gateway.settings import Timeouts, UpstreamAddress
 from gateway.sse import DONE, EventSplitter
-from gateway.wire import Address, ConnectFailed, Exchange, ReadTimeout, WireError, open_exchange
+from gateway.wire import Address, ConnectFailed, Connections, Exchange, ReadTimeout, WireError
 
 log = logging.getLogger("gateway.upstream")
 DIALECTS: Mapping[str, Dialect] = {"llamacpp": llamacpp, "tgi": tgi, "lmdeploy": lmdeploy, "openai": openai}
@@ -54,7 +54,8 @@ class Upstream:
         if tool_format == "internlm2":
             self._dialect = InternLM2Tools(self._dialect)
         parsed = Address.parse(address.url)  # people write OpenAI's base URLs with and without /v1
-        self._address = dataclasses.replace(parsed, prefix=parsed.prefix.removesuffix("/v1"))
+        parsed = dataclasses.replace(parsed, prefix=parsed.prefix.removesuffix("/v1"))
+        self._connections = Connections(parsed, keeps=self._dialect.KEEPS_CONNECTIONS)
         self._model = model
         self._timeouts = timeouts
         self._headers = {"content-type": "application/json"}
@@ -72,7 +73,8 @@ class Upstream:
         """
         dialect, prompt = self._dialect if prompt.native is None else tgi_native, defused(prompt)
         path = dialect.CHAT_PATH if prompt.raw is None else dialect.COMPLETIONS_PATH
-        exchange = await self._send("POST", path, dialect.chat_body(prompt, self._model))
+        request = dialect.chat_body(prompt, self._model)
+        exchange = await self._send("POST", path, request, self._timeouts.first_token_s)
         generation = Generation(
             exchange,
             dialect,
@@ -82,14 +84,17 @@ class Upstream:
             count_prompt=lambda: self._ask(dialect.count_chat(prompt, self._model)),
         )
         try:
-            status = await _in_words(exchange.read_head(self._timeouts.first_token_s))
-            if status != 200:
-                raise await self._refusal(exchange, status)
+            if exchange.status != 200:
+                raise await self._refusal(exchange, exchange.status)
             await generation.await_first_event()
         except BaseException:
             generation.close()
             raise
         return generation
+
+    def close(self) -> None:
+        """Gives up the connections that were kept."""
+        self._connections.close()
 
     async def count(self, text: str) -> int:
         """How many tokens `text` has, without the few that a chat template adds around it.
@@ -110,10 +115,9 @@ class Upstream:
             UpstreamNotReady, UpstreamFailed, UpstreamTimeout, InvalidRequest
         """
         async with self._counting:
-            with await self._send(method, path, body) as exchange:
-                status = await _in_words(exchange.read_head(self._timeouts.between_tokens_s))
-                if status != 200:
-                    raise await self._refusal(exchange, status)
+            with await self._send(method, path, body, self._timeouts.between_tokens_s) as exchange:
+                if exchange.status != 200:
+                    raise await self._refusal(exchange, exchange.status)
                 return await _in_words(exchange.read_all(self._timeouts.between_tokens_s, limit_bytes=64 << 20))
 
     async def _ask(self, count: Count | int) -> int:
@@ -135,8 +139,8 @@ class Upstream:
     async def _check(self) -> bool:
         try:
             async with asyncio.timeout(self._timeouts.connect_s):
-                with await self._send("GET", self._dialect.HEALTH_PATH, b"") as exchange:
-                    if await _in_words(exchange.read_head(self._timeouts.connect_s)) != 200:
+                with await self._send("GET", self._dialect.HEALTH_PATH, b"", self._timeouts.connect_s) as exchange:
+                    if exchange.status != 200:
                         return False
                     body = await _in_words(exchange.read_all(self._timeouts.connect_s, limit_bytes=64 << 10))
                     return self._dialect.is_healthy(body)
@@ -145,20 +149,27 @@ class Upstream:
         except GatewayError:
             return False
 
-    async def _send(self, method: str, path: str, body: bytes) -> Exchange:
-        try:
-            return await open_exchange(
-                self._address,
-                method,
-                path,
-                headers=self._headers,
-                body=body,
-                connect_timeout_s=self._timeouts.connect_s,
-            )
-        except ConnectFailed:
-            raise UpstreamNotReady(
-                "The model is not running yet, or is being restarted. Try again in a moment.", retry_after_s=2
-            ) from None
+    async def _send(self, method: str, path: str, body: bytes, head_timeout_s: float) -> Exchange:
+        """Sends a request and reads the head of its answer."""
+        while True:
+            try:
+                exchange = await self._connections.open(
+                    method, path, headers=self._headers, body=body, connect_timeout_s=self._timeouts.connect_s
+                )
+            except ConnectFailed:
+                raise UpstreamNotReady(
+                    "The model is not running yet, or is being restarted. Try again in a moment.", retry_after_s=2
+                ) from None
+            try:
+                await exchange.read_head(head_timeout_s)
+                return exchange
+            except WireError as error:
+                exchange.close()
+                if not exchange.was_stale:
+                    raise _in_our_words(error) from None
+            except BaseException:
+                exchange.close()
+                raise
 
     async def _refusal(self, exchange: Exchange, status: int) -> GatewayError:
         body = await _in_words(exchange.read_all(self._timeouts.connect_s, limit_bytes=64 << 10))

@@ -105,6 +105,8 @@ class Upstreams:
             if watching is not None:
                 watching.cancel()
                 await asyncio.wait({watching})
+            for member in self.members:
+                member.upstream.close()
 
     async def open(self, prompt: Prompt) -> Generation:
         """Starts a generation at the least busy server, or at another one when that fails. Raises as Upstream.open."""

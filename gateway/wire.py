@@ -2,8 +2,8 @@
 
 Our own small client on httptools, because the relay lives from three things that general clients do slowly or late:
 a read is handed on from within the loop's own callback, without waking a task; closing an exchange closes the
-connection at once (which frees the engine); and a slow reader stops the engine instead of filling memory. One
-connection carries one exchange.
+connection at once (which frees the engine); and a slow reader stops the engine instead of filling memory. A
+connection whose answer has ended well may carry the next one.
 Message format: RFC 9112.
 """
 
@@ -20,6 +20,9 @@ from urllib.parse import urlsplit
 import httptools
 
 _HIGH_WATER_BYTES = 64 * 1024
+_KEEP_S = 3.0  # uvicorn, which many engines use, gives connections up after 5
+_KEEP_AT_MOST = 256
+_LINGER_S = 1.0
 Take = Callable[[bytes], Awaitable[None] | None]
 """Gets the bytes of one read. What it returns is awaited before anything more is read."""
 
@@ -69,10 +72,22 @@ class Address:
 
 
 class Exchange(asyncio.Protocol):
-    """One request on its way and its answer. Made by `open_exchange`; close it, or use it as a context."""
+    """One request on its way and its answer. Made by `Connections.open`; close it, or use it as a context.
 
-    def __init__(self, request: bytes) -> None:
+    Args:
+        request: the bytes of the request.
+        kept: where the connection may go when the answer has ended well.
+        is_reused: whether the connection has carried others before.
+    """
+
+    def __init__(self, request: bytes, kept: Connections | None = None, *, is_reused: bool = False) -> None:
         self.status = 0
+        self._kept = kept
+        self._is_reused = is_reused
+        self._has_heard = False
+        self._has_whole_message = False
+        self._lingers = False
+        self._may_stay = False
         self.headers: dict[bytes, bytes] = {}
         self._request = request
         self._transport: asyncio.Transport | None = None
@@ -165,8 +180,38 @@ class Exchange(asyncio.Protocol):
             size += len(data)
         return b"".join(parts)[:limit_bytes]
 
+    @property
+    def was_stale(self) -> bool:
+        """Whether it failed only because the server had given up a connection that was kept: to be asked again."""
+        return self._is_reused and not self._has_heard and self._failure is not None
+
     def close(self) -> None:
-        """Drops the connection at once; an engine that is still generating notices."""
+        """Drops the connection at once, so that an engine that is still generating notices; keeps it when the answer
+        has ended, and waits a moment for an end that is only a matter of HTTP."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or self._lingers:
+            return
+        if self._kept is None or not self._complete or self._failure is not None:
+            transport.abort()
+        elif self._has_whole_message:
+            self._park(transport, self._kept)
+        else:
+            self._lingers = True
+            self._take = None
+            self._go_on_reading()
+            self._loop.call_later(_LINGER_S, self._end_lingering)
+
+    def _park(self, transport: asyncio.Transport, kept: Connections) -> None:
+        self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._may_stay:
+            kept.park(transport)
+        else:
+            transport.abort()
+
+    def _end_lingering(self) -> None:
         if self._transport is not None:
             self._transport.abort()
 
@@ -251,11 +296,16 @@ class Exchange(asyncio.Protocol):
         self._request = b""
 
     def data_received(self, data: bytes) -> None:
+        self._has_heard = True
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._failure = f"not an HTTP answer: {error}"
             self.close()
+        if self._lingers:
+            if self._has_whole_message and self._transport is not None and self._kept is not None:
+                self._park(self._transport, self._kept)
+            return
         if self._take is not None and self._held is None and self._raised is None:
             self._hand_on(self._take)
             return
@@ -302,7 +352,88 @@ class Exchange(asyncio.Protocol):
         self._buffered += len(body)
 
     def on_message_complete(self) -> None:
-        self._complete = self._has_head
+        self._complete = self._has_whole_message = self._has_head
+        self._may_stay = self._has_head and self._parser.should_keep_alive()
+
+
+class Connections:
+    """The connections to one server. Those whose answer has ended are kept for a while, for the next request.
+
+    Args:
+        keeps: whether to keep any. A server that gives each connection a thread runs out of them otherwise.
+    """
+
+    def __init__(self, address: Address, *, keeps: bool = False) -> None:
+        self._address = address
+        self._keeps = keeps
+        self._idle: list[tuple[float, asyncio.Transport]] = []
+
+    async def open(
+        self, method: str, path: str, *, headers: dict[str, str], body: bytes = b"", connect_timeout_s: float
+    ) -> Exchange:
+        """Sends one request, on a connection that was kept or on a new one.
+
+        Raises:
+            ConnectFailed: nobody listens there, or not within `connect_timeout_s`.
+        """
+        request = self._request(method, path, headers, body)
+        loop = asyncio.get_running_loop()
+        while self._idle:
+            parked_at, transport = self._idle.pop()
+            if transport.is_closing() or loop.time() - parked_at > _KEEP_S:
+                transport.abort()
+                continue
+            exchange = Exchange(request, self, is_reused=True)
+            transport.set_protocol(exchange)
+            exchange.connection_made(transport)
+            return exchange
+        address, kept = self._address, self if self._keeps else None
+        try:
+            async with asyncio.timeout(connect_timeout_s):
+                if address.unix_path is not None:
+                    _, exchange = await loop.create_unix_connection(lambda: Exchange(request, kept), address.unix_path)
+                else:
+                    _, exchange = await loop.create_connection(
+                        lambda: Exchange(request, kept), address.host, address.port, ssl=address.tls
+                    )
+        except (OSError, TimeoutError) as error:
+            raise ConnectFailed(f"{type(error).__name__}: {error}") from None
+        return exchange
+
+    def park(self, transport: asyncio.Transport) -> None:
+        """Keeps a connection on which nothing is open."""
+        if len(self._idle) >= _KEEP_AT_MOST:
+            transport.abort()
+            return
+        transport.set_protocol(_Parked(transport))
+        self._idle.append((asyncio.get_running_loop().time(), transport))
+
+    def close(self) -> None:
+        """Drops those that are kept."""
+        while self._idle:
+            self._idle.pop()[1].abort()
+
+    def _request(self, method: str, path: str, headers: dict[str, str], body: bytes) -> bytes:
+        address = self._address
+        lines = [f"{method} {address.prefix}{path} HTTP/1.1", f"host: {address.authority}"]
+        if not self._keeps:
+            lines.append("connection: close")
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        lines.append(f"content-length: {len(body)}")
+        return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+
+
+class _Parked(asyncio.Protocol):
+    """A kept connection: nothing may come on it."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._transport.abort()
+
+    def eof_received(self) -> bool:
+        return False
 
 
 async def open_exchange(
@@ -314,24 +445,6 @@ async def open_exchange(
     body: bytes = b"",
     connect_timeout_s: float,
 ) -> Exchange:
-    """Connects and sends one request.
-
-    Raises:
-        ConnectFailed: nobody listens at `address`, or not within `connect_timeout_s`.
-    """
-    lines = [f"{method} {address.prefix}{path} HTTP/1.1", f"host: {address.authority}", "connection: close"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    lines.append(f"content-length: {len(body)}")
-    request = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(connect_timeout_s):
-            if address.unix_path is not None:
-                _, exchange = await loop.create_unix_connection(lambda: Exchange(request), address.unix_path)
-            else:
-                _, exchange = await loop.create_connection(
-                    lambda: Exchange(request), address.host, address.port, ssl=address.tls
-                )
-    except (OSError, TimeoutError) as error:
-        raise ConnectFailed(f"{type(error).__name__}: {error}") from None
-    return exchange
+    """One request on a connection of its own. Raises ConnectFailed."""
+    connections = Connections(address)
+    return await connections.open(method, path, headers=headers, body=body, connect_timeout_s=connect_timeout_s)

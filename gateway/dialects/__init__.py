@@ -187,6 +187,10 @@ class Dialect(Protocol):
     def HEALTH_PATH(self) -> str: ...
 
     @property
+    def KEEPS_CONNECTIONS(self) -> bool:
+        """Whether the engine takes connections that stay open between requests without holding a thread for each."""
+
+    @property
     def MAY_END_WITHOUT_DONE(self) -> bool:
         """Whether an answer may be whole without `[DONE]`, when it has a finish_reason and HTTP says that it ended."""
 

@@ -32,6 +32,7 @@ class InternLM2Tools:
         self.CHAT_PATH = inner.CHAT_PATH
         self.COMPLETIONS_PATH = inner.COMPLETIONS_PATH
         self.HEALTH_PATH = inner.HEALTH_PATH
+        self.KEEPS_CONNECTIONS = inner.KEEPS_CONNECTIONS
         self.MAY_END_WITHOUT_DONE = inner.MAY_END_WITHOUT_DONE
         self.is_plain_delta = inner.is_plain_delta
 

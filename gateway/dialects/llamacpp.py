@@ -19,6 +19,7 @@ from gateway.errors import ContextTooLong, GatewayError, InvalidRequest, Upstrea
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
 HEALTH_PATH = "/health"
+KEEPS_CONNECTIONS = False  # each connection has one of its few threads
 MAY_END_WITHOUT_DONE = False
 _SEEDS = (1 << 32) - 1  # 2**32 - 1 itself means "random" to llama.cpp
 

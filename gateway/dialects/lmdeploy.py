@@ -30,6 +30,7 @@ from gateway.errors import ContextTooLong, GatewayError
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
 HEALTH_PATH = "/health"
+KEEPS_CONNECTIONS = True
 MAY_END_WITHOUT_DONE = False  # a stream that its stop has cut has a finish_reason, and no [DONE]
 _SEEDS = 1 << 64
 _TEMPLATE_TOKENS = 5  # around each message, and to open the answer

@@ -21,6 +21,7 @@ from gateway.errors import ContextTooLong, GatewayError
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
 HEALTH_PATH = "/v1/models"  # the only path that all of them have
+KEEPS_CONNECTIONS = True
 MAY_END_WITHOUT_DONE = True
 _TEMPLATE_TOKENS = 8
 _CONTEXT_WORDS = re.compile(r"maximum context length|context length|context window|too many tokens", re.IGNORECASE)

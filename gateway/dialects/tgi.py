@@ -32,6 +32,7 @@ from gateway.errors import ContextTooLong, GatewayError, InvalidRequest, Overloa
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
 HEALTH_PATH = "/health"
+KEEPS_CONNECTIONS = True
 MAY_END_WITHOUT_DONE = False
 _NAME = "TGI"
 _NO_TOOL = "no_tool"

@@ -16,6 +16,7 @@ from gateway.errors import GatewayError, UpstreamFailed
 
 CHAT_PATH = COMPLETIONS_PATH = "/generate_stream"
 HEALTH_PATH = tgi.HEALTH_PATH
+KEEPS_CONNECTIONS = True
 MAY_END_WITHOUT_DONE = True
 _PIECE_TOKENS = 1024
 
