@@ -11,15 +11,14 @@ from typing import Any
 
 import alembic.command
 import alembic.config
-import httpx2
 import pytest
 import sqlalchemy as sa
 
 from gateway.database import Database
-from tests.fakes.inference import FakeInference, fake_inference
+from tests.contract.gateway.conftest import _fake, _gateway, _tgi, asking, behind_tgi, client, fake, gateway, tgi
 from tests.postgresql_server import PostgresServer, postgres_server
-from tests.running_gateway import RunningGateway, eventually, run_gateway
 
+__all__ = ["_fake", "_gateway", "_tgi", "asking", "behind_tgi", "client", "fake", "gateway", "tgi"]
 MIGRATIONS = Path(__file__).resolve().parents[2] / "gateway" / "migrations"
 
 
@@ -77,40 +76,9 @@ def _as_in(table: sa.Table, row: sqlite3.Row) -> dict[str, Any]:
     return values
 
 
-# --- the same gateway as in tests/contract/gateway, with its history on the server
+# --- the gateways of tests/contract/gateway, with their history on the server
 
 
 @pytest.fixture(scope="module")
-def _fake() -> Iterator[FakeInference]:
-    with fake_inference() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def _gateway(
-    server: PostgresServer, _fake: FakeInference, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningGateway]:
-    folder = tmp_path_factory.mktemp("gateway")
-    with run_gateway(folder, _fake, slots=8, database_url=server.new_database()) as running:
-        yield running
-        assert not list(folder.glob("*.sqlite3*"))  # nothing went past the server
-
-
-@pytest.fixture
-def fake(_fake: FakeInference) -> Iterator[FakeInference]:
-    _fake.reset()
-    yield _fake
-    _fake.reset()
-
-
-@pytest.fixture
-def gateway(_gateway: RunningGateway, fake: FakeInference) -> Iterator[RunningGateway]:
-    yield _gateway
-    fake.release()
-    eventually(_gateway.is_idle)
-
-
-@pytest.fixture
-def client(gateway: RunningGateway) -> Iterator[httpx2.Client]:
-    with gateway.client() as client:
-        yield client
+def history(server: PostgresServer) -> dict[str, Any]:
+    return {"database_url": server.new_database()}

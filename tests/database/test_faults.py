@@ -280,15 +280,24 @@ def test_what_a_killed_gateway_left_open_is_closed_by_another_and_nothing_else_i
         assert client.post("/v1/responses", json={"input": "again", "conversation": conversation}).is_success
 
 
+def test_nothing_goes_past_the_server(server: PostgresServer, fake: FakeInference, tmp_path: Path) -> None:
+    with run_gateway(tmp_path, fake, database_url=server.new_database()) as gateway, gateway.client() as client:
+        assert client.post("/v1/responses", json={"input": "hi"}).is_success
+        assert not list(tmp_path.glob("*.sqlite3*"))
+
+
 def test_two_gateways_are_one(server: PostgresServer, fake: FakeInference, tmp_path: Path) -> None:
     """One key, one history, one open turn a conversation; even when both start at once on a new database."""
     url = server.new_database()
     environ = {"DATABASE_URL": url}
-    gateways = [GatewayProcess(tmp_path / "data", fake.url, environ) for _ in range(2)]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").symlink_to("one")  # one folder, but each has a log of its own beside it
+    gateways = [GatewayProcess(tmp_path / name, fake.url, environ) for name in ("one", "other")]
     clients = contextlib.ExitStack()
     try:
         for gateway in gateways:
             gateway.wait_until_up()
+        assert gateways[0].url != gateways[1].url
         one, other = (clients.enter_context(gateway.client()) for gateway in gateways)
         assert len(keys_of(url)) == 2  # admin and web UI, made once
         conversation = one.post("/v1/conversations", json={"metadata": {"title": "t"}}).json()["id"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2
 import pytest
@@ -20,8 +21,16 @@ def _fake() -> Iterator[FakeInference]:
 
 
 @pytest.fixture(scope="module")
-def _gateway(_fake: FakeInference, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    with run_gateway(tmp_path_factory.mktemp("gateway"), _fake, slots=8) as running:
+def history() -> dict[str, Any]:
+    """Settings that say where the history is: here SQLite; tests/database runs the same tests on PostgreSQL."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def _gateway(
+    _fake: FakeInference, history: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningGateway]:
+    with run_gateway(tmp_path_factory.mktemp("gateway"), _fake, slots=8, **history) as running:
         yield running
 
 
@@ -53,11 +62,13 @@ def _tgi() -> Iterator[Tgi]:
 
 
 @pytest.fixture(scope="module")
-def behind_tgi(_tgi: Tgi, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+def behind_tgi(
+    _tgi: Tgi, history: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningGateway]:
     """The gateway in front of TGI's stand-in."""
     timeouts = Timeouts(drain_s=0.5, first_token_s=0.5, between_tokens_s=0.5)
     folder = tmp_path_factory.mktemp("tgi")
-    with run_gateway(folder, _tgi.server.url, engine="tgi", timeouts=timeouts) as running:
+    with run_gateway(folder, _tgi.server.url, engine="tgi", timeouts=timeouts, **history) as running:
         yield running
 
 

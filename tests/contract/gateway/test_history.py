@@ -242,6 +242,29 @@ def test_a_conversation_as_json_can_be_posted_again(client: httpx2.Client, fake:
     assert again["conversation"]["metadata"] == {"title": "t"}
 
 
+def test_calls_and_cut_messages_come_back_as_they_were(client: httpx2.Client) -> None:
+    call = {"type": "function_call", "call_id": "call_1", "name": "weather", "arguments": '{"city": "上海"}'}
+    given = [
+        {"role": "user", "content": "How is the weather?"},
+        call,
+        {"type": "function_call_output", "call_id": "call_1", "output": "sunny ``` 25 °C"},
+        {"type": "message", "role": "assistant", "content": "It is su", "status": "incomplete"},
+    ]
+    conversation = str(client.post("/v1/conversations", json={"items": given}).raise_for_status().json()["id"])
+    items = client.get(f"/v1/conversations/{conversation}/export").json()["items"]
+    assert [item["type"] for item in items] == ["message", "function_call", "function_call_output", "message"]
+    assert (items[1]["name"], items[2]["output"]) == ("weather", "sunny ``` 25 °C")
+    assert [item["status"] for item in items] == ["completed"] * 3 + ["incomplete"]
+    copy = client.post("/v1/conversations", json={"items": items}).raise_for_status().json()["id"]
+    again = client.get(f"/v1/conversations/{copy}/export").json()["items"]
+    assert [item | {"id": ""} for item in again] == [item | {"id": ""} for item in items]
+    page = client.get(f"/v1/conversations/{conversation}/export?format=md").text
+    assert "## Call of weather (" in page
+    assert '```text\n{"city": "上海"}\n```' in page
+    assert "````text\nsunny ``` 25 °C\n````" in page
+    assert ", cut)\n" in page
+
+
 def test_an_export_that_cannot_be(gateway: RunningGateway, client: httpx2.Client) -> None:
     conversation = created(client, "x")
     assert client.get(f"/v1/conversations/{conversation}/export?format=pdf").status_code == 400
