@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every test that this machine can run. As root it installs Debian's packages that are missing: Chromium for the
-# browser tests, PostgreSQL and Redis; otherwise their tests are skipped, and pytest's summary says so.
+# browser tests, PostgreSQL, Redis and Node.js; otherwise their tests are skipped, and pytest's summary says so.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,5 +24,8 @@ if ! compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null; then
 fi
 if ! command -v redis-server >/dev/null; then
   provide "the tests of limits in Redis" redis-server
+fi
+if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+  provide "the tests of JavaScript clients" nodejs npm
 fi
 exec .venv/bin/python -m pytest "$@"

@@ -220,7 +220,7 @@ class FakeInference:
                 else:
                     while True:
                         yield b"x" * 65536
-            yield head + chunks.content(word)
+            yield head + chunks.content(word, has_logprobs=asked.body.get("logprobs") is True)
             asked.words_sent += 1
             head = b""
         tail = b"" if name == "no_finish_reason" else chunks.finish(finish)
@@ -250,8 +250,14 @@ class Chunks:
     def role(self) -> bytes:
         return self._delta({"role": "assistant", "content": None})
 
-    def content(self, text: str) -> bytes:
-        return self._delta({"content": text})
+    def content(self, text: str, *, has_logprobs: bool = False) -> bytes:
+        if not has_logprobs:
+            return self._delta({"content": text})
+        token = {"id": 1, "token": text, "bytes": list(text.encode()), "logprob": -0.5}
+        choice = {"finish_reason": None, "index": 0, "delta": {"content": text}}
+        return _event(
+            {"choices": [choice | {"logprobs": {"content": [token | {"top_logprobs": [token]}]}}], **self.common}
+        )
 
     def finish(self, reason: str) -> bytes:
         return self._delta({}, reason)
