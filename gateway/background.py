@@ -68,7 +68,7 @@ class BackgroundAnswer:
             async with turn.open(self._waits) as generation:
                 self._generation = generation
                 self.place = 0
-                self._add("in_progress", turn.body)
+                self._add("in_progress", turn.body, turn.earlier)
                 await generation.relay(self)
         except GatewayError as error:
             self._error = error
@@ -187,15 +187,15 @@ class BackgroundAnswers:
         Raises:
             InvalidRequest: it is no background response.
         """
-        if not stored.body.get("background"):
+        answer = self.find(owner, stored.id)
+        if answer is None or answer.task is None:
+            if stored.body.get("background"):
+                return False
             raise InvalidRequest(
                 "Only a response that was created with 'background': true can be cancelled; the others end when their "
                 "connection is closed.",
                 param="response_id",
             )
-        answer = self.find(owner, stored.id)
-        if answer is None or answer.task is None:
-            return False
         answer.turn.is_cancelled = True
         answer.task.cancel()
         await asyncio.wait({answer.task}, timeout=_GOODBYE_S)

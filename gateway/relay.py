@@ -215,7 +215,7 @@ class ResponseStream(Relayed):
             async with turn.open(self._tell_place) as generation:
                 self._generation = generation
                 opening = b"" if self.has_started else events.created(turn.body)
-                await self.start_stream(turn.meter.headers(), opening + events.in_progress(turn.body))
+                await self.start_stream(turn.meter.headers(), opening + events.in_progress(turn.body, turn.earlier))
                 await generation.relay(self)
             closing = events.closing(turn.body, turn.answers())
         except ShuttingDown as stopped:

@@ -161,12 +161,14 @@ class ResponseEvents:
         """It waits for a slot; `place` in the queue is ours."""
         return self._event("response.queued", response=body if place is None else body | {"queue_position": place})
 
-    def in_progress(self, body: dict[str, Any]) -> bytes:
-        """It runs: the output item and content part that the deltas add to.
+    def in_progress(self, body: dict[str, Any], earlier: str = "") -> bytes:
+        """It runs: the output item and content part that the deltas add to, and the text that there was before.
 
         An answer that may call functions gets them with its first text, since it may have none.
         """
         begun = self._event("response.in_progress", response=body)
+        if earlier:
+            return begun + self.delta(earlier)
         return begun if body.get("tools") else begun + self._message()
 
     def _message(self) -> bytes:

@@ -47,6 +47,7 @@ class ResponseTurn:
     Attributes:
         body: the response object as it is now, without its output.
         is_cancelled: somebody asked to end it; whoever runs it is cancelled then.
+        earlier: text that the answer began with, before this turn.
     """
 
     def __init__(self, parts: Parts, caller: Caller, request: ResponseRequest) -> None:
@@ -55,6 +56,7 @@ class ResponseTurn:
         self.is_background = bool(request.background)
         self.is_cancelled = False
         self.answer_id = new_id("msg")
+        self.earlier = ""
         self.meter = Meter(parts, caller)
         self.body = new_body(new_id("resp"), request, model=parts.settings.model, created_at=int(time.time()))
         self._caller = caller

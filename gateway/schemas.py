@@ -397,6 +397,14 @@ class ResponseRequest(Sampling):
         return list(self.input)
 
 
+class ContinueRequest(Wire):
+    """`POST /v1/responses/{id}/continue` (ours)."""
+
+    stream: bool | None = None
+    background: bool | None = None
+    max_output_tokens: int | None = Field(default=None, ge=1)
+
+
 class ConversationCreate(Wire):
     """`POST /v1/conversations`."""
 

@@ -73,6 +73,7 @@ class Prompt:
             OpenAI's default (temperature 1, top_p 1, everything else neutral).
         must_call: names of tools of which the model has to call one; when empty it may, or not.
         top_logprobs: log probabilities of each token, and of so many likeliest; None means none at all.
+        continues: the last message is the beginning of the answer.
     """
 
     messages: Sequence[PromptMessage]
@@ -94,6 +95,7 @@ class Prompt:
     parallel_tool_calls: bool | None = None
     response_format: AnswerFormat | None = None
     top_logprobs: int | None = None
+    continues: bool = False
 
 
 @dataclass(frozen=True)

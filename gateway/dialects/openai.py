@@ -45,6 +45,8 @@ def chat_body(prompt: Prompt, model: str) -> bytes:
         "temperature": 1.0 if prompt.temperature is None else prompt.temperature,
         "top_p": 1.0 if prompt.top_p is None else prompt.top_p,
     }
+    if prompt.continues:  # vLLM and SGLang begin a new message otherwise; the other engines do so by themselves
+        body |= {"add_generation_prompt": False, "continue_final_message": True}
     if prompt.is_limited:  # vLLM refuses a limit that the prompt leaves no room for
         body["max_tokens"] = prompt.max_tokens
     if prompt.stop:

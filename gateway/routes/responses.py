@@ -7,13 +7,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from gateway.background import events_again
+from gateway.background import BackgroundAnswers, events_again
+from gateway.continued_turn import ContinuedTurn
 from gateway.deps import BackgroundDep, CallerDep, PartsDep
 from gateway.errors import InvalidRequest
 from gateway.relay import BackgroundObject, BackgroundStream, ResponseObject, ResponseStream, ToldAgain
 from gateway.response_object import response_object
 from gateway.response_turn import ResponseTurn
-from gateway.schemas import ResponseRequest
+from gateway.schemas import ContinueRequest, ResponseRequest
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
 
@@ -24,10 +25,7 @@ async def create_response(
 ) -> Response:
     """One turn: a message and its answer, stored in a conversation or a chain of responses."""
     parts.require_model(body.model)
-    turn = ResponseTurn(parts, caller, body)
-    if body.background:
-        return BackgroundStream(background, turn) if body.stream else BackgroundObject(turn, background)
-    return ResponseStream(turn) if body.stream else ResponseObject(turn)
+    return _answer(ResponseTurn(parts, caller, body), background, is_streamed=bool(body.stream))
 
 
 @router.get("/{response_id}", response_model=None)
@@ -68,6 +66,20 @@ async def cancel_response(
     return response_object(stored)
 
 
+@router.post("/{response_id}/continue", response_model=None)
+async def continue_response(
+    response_id: str,
+    caller: CallerDep,
+    parts: PartsDep,
+    background: BackgroundDep,
+    body: ContinueRequest | None = None,
+) -> Response:
+    """An answer that was cut goes on (ours): the same response, with its text so far first."""
+    request = body or ContinueRequest()
+    turn = ContinuedTurn(parts, caller, await parts.store.response(caller.owner, response_id), request)
+    return _answer(turn, background, is_streamed=bool(request.stream))
+
+
 @router.delete("/{response_id}")
 async def delete_response(response_id: str, caller: CallerDep, parts: PartsDep) -> dict[str, Any]:
     """Forgets a response; its messages stay in their conversation."""
@@ -77,3 +89,9 @@ async def delete_response(response_id: str, caller: CallerDep, parts: PartsDep) 
 
 def _from(starting_after: int | None) -> int:
     return -1 if starting_after is None else starting_after
+
+
+def _answer(turn: ResponseTurn, background: BackgroundAnswers, *, is_streamed: bool) -> Response:
+    if turn.is_background:
+        return BackgroundStream(background, turn) if is_streamed else BackgroundObject(turn, background)
+    return ResponseStream(turn) if is_streamed else ResponseObject(turn)
