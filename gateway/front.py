@@ -34,7 +34,9 @@ class Front:
             return
         request_id = "req_" + secrets.token_hex(16)
         # Past the start of an answer the layers above only pass messages on, so a stream's body goes by them.
-        scope.setdefault("state", {}).update(request_id=request_id, send_body=send)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        state.setdefault("send_body", send)
         started, status = time.perf_counter(), 0
 
         async def send_with_id(message: Message) -> None:

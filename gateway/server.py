@@ -14,6 +14,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.errors import GatewayError, HeadTooLarge
@@ -68,7 +69,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, *, host: str, port: int, drain_s: float) -> None:
         super().__init__(
             uvicorn.Config(
-                app,
+                _with_own_send(app),
                 host=host,
                 port=port,
                 loop="uvloop",
@@ -97,6 +98,17 @@ class Server(uvicorn.Server):
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.handle_exit, number, None)
         yield
+
+
+def _with_own_send(app: ASGIApp) -> ASGIApp:
+    """Leaves the server's own `send` where streams find it: the layers of the app only pass their events on."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["state"]["send_body"] = send
+        await app(scope, receive, send)
+
+    return serve
 
 
 def calm_collector() -> None:
