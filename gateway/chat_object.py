@@ -22,7 +22,8 @@ from gateway.dialects import (
 from gateway.dialects.chunks import usage_object
 from gateway.dialects.events import legacy_logprobs
 from gateway.prompt import require_plausible
-from gateway.schemas import ChatRequest, CompletionMessage, CompletionRequest, ResponseRequest, Sampling
+from gateway.response_schemas import ResponseRequest
+from gateway.schemas import ChatRequest, CompletionMessage, CompletionRequest, Sampling
 from gateway.tool_schemas import ChatTool, ResponseFormat
 
 LEGACY_MAX_TOKENS = 16

@@ -14,8 +14,8 @@ from gateway.auth import Caller
 from gateway.dialects import Chunk, Prompt, Usage
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.prompt import Fitted, fit
+from gateway.response_schemas import ContinueRequest, ResponseRequest
 from gateway.response_turn import ResponseTurn
-from gateway.schemas import ContinueRequest, ResponseRequest
 from gateway.store import Item, StoredResponse
 from gateway.turn import Parts
 from gateway.turn_items import is_readable

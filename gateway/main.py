@@ -33,10 +33,11 @@ from gateway.heartbeat import Heartbeat
 from gateway.limits import Limits, MemoryLimits
 from gateway.open_turns import OpenTurns
 from gateway.redis_limits import RedisLimits
+from gateway.response_schemas import ResponseRequest
 from gateway.retention import Retention
 from gateway.routes import completions, conversations, history, native, ops, responses
 from gateway.routes import keys as key_routes
-from gateway.schemas import ChatRequest, CompletionRequest, ResponseRequest
+from gateway.schemas import ChatRequest, CompletionRequest
 from gateway.settings import Settings
 from gateway.store import Store
 from gateway.turn import Parts

@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.dialects import Usage
 from gateway.errors import GatewayError
-from gateway.schemas import ResponseRequest
+from gateway.response_schemas import ResponseRequest
 from gateway.sse import render
 from gateway.store import Conversation, Item, Page, StoredResponse
 from gateway.tool_schemas import NamedTool

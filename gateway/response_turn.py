@@ -21,7 +21,7 @@ from gateway.dialects import Chunk, Prompt, Usage
 from gateway.errors import GatewayError, UpstreamFailed
 from gateway.prompt import Fitted, Message, fit, require_plausible
 from gateway.response_object import new_body, usage_object
-from gateway.schemas import ResponseRequest
+from gateway.response_schemas import ResponseRequest
 from gateway.store import Item, new_id
 from gateway.turn import Meter, Parts, within
 from gateway.turn_items import (

@@ -12,7 +12,7 @@ from gateway.chat_object import engine_role
 from gateway.dialects import PromptMessage, Tool, ToolCall
 from gateway.errors import InvalidRequest
 from gateway.prompt import Message
-from gateway.schemas import FunctionCallItem, FunctionCallOutput, InputItem
+from gateway.response_schemas import FunctionCallItem, FunctionCallOutput, InputItem
 from gateway.store import Item, new_id
 
 CALL, RESULT = "function_call", "function_call_output"

@@ -14,8 +14,8 @@ from gateway.deps import CallerDep, PartsDep
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.prompt import require_plausible
 from gateway.response_object import conversation_object, item_object, item_page, page_object
+from gateway.response_schemas import ConversationCreate, ConversationUpdate, ForkRequest, InputItem, ItemsCreate
 from gateway.schema_base import Text
-from gateway.schemas import ConversationCreate, ConversationUpdate, ForkRequest, InputItem, ItemsCreate
 from gateway.store import Item, Page
 from gateway.turn import Parts
 from gateway.turn_items import counted_text, question_item

@@ -16,8 +16,8 @@ from gateway.errors import GatewayError, InvalidRequest
 from gateway.export import Record, conversation_record, everything, items_of
 from gateway.markdown import document
 from gateway.response_object import output_item, page_object
+from gateway.response_schemas import FeedbackRequest
 from gateway.schema_base import Text
-from gateway.schemas import FeedbackRequest
 
 router = APIRouter(prefix="/v1", tags=["history"])
 

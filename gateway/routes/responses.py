@@ -13,8 +13,8 @@ from gateway.deps import BackgroundDep, CallerDep, PartsDep
 from gateway.errors import InvalidRequest
 from gateway.relay import BackgroundObject, BackgroundStream, ResponseObject, ResponseStream, ToldAgain
 from gateway.response_object import response_object
+from gateway.response_schemas import ContinueRequest, ResponseRequest
 from gateway.response_turn import ResponseTurn
-from gateway.schemas import ContinueRequest, ResponseRequest
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
 

@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 import gateway.settings
 import inference
 import webui.settings
-from gateway import errors, schemas
+from gateway import errors, response_schemas, schemas
 from gateway.routes import completions, conversations, history, keys, native, ops, responses
 
 pytestmark = pytest.mark.unit
@@ -174,7 +174,7 @@ def test_api_md_lists_the_parameters_that_are_honoured() -> None:
     table = rows(section(API.read_text(), "Honoured"))
     assert {code_of(row[0]) for row in table if row[1] == "✓"} == set(schemas.ChatRequest.model_fields)
     assert {code_of(row[0]) for row in table if row[2] == "✓"} == set(schemas.CompletionRequest.model_fields)
-    assert {code_of(row[0]) for row in table if row[3] == "✓"} == set(schemas.ResponseRequest.model_fields)
+    assert {code_of(row[0]) for row in table if row[3] == "✓"} == set(response_schemas.ResponseRequest.model_fields)
 
 
 def _in_words(neutral: object) -> str:

@@ -9,7 +9,8 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsBas
 from openai.types.responses.response_create_params import ResponseCreateParamsBase
 from pydantic import ValidationError
 
-from gateway.schemas import ACCEPTED, PARAMETERS, ChatRequest, ResponseRequest
+from gateway.response_schemas import ResponseRequest
+from gateway.schemas import ACCEPTED, PARAMETERS, ChatRequest
 
 pytestmark = pytest.mark.unit
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
