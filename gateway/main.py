@@ -19,6 +19,7 @@ from gateway.auth import Caller, Keys
 from gateway.background import BackgroundAnswers
 from gateway.database import Database
 from gateway.direct import Direct, DirectRoute
+from gateway.documented import ERRORS
 from gateway.error_answers import (
     not_allowed,
     nothing_there,
@@ -98,7 +99,7 @@ def create_app(settings: Settings) -> FastAPI:
             database.close()
 
     app = fastapi_offline.FastAPIOffline(
-        title="internlm-stack gateway", description=_DESCRIPTION, lifespan=lifespan, redoc_url=None
+        title="internlm-stack gateway", description=_DESCRIPTION, lifespan=lifespan, redoc_url=None, responses=ERRORS
     )
     app.state.keys = keys
     app.state.background = BackgroundAnswers()

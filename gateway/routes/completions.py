@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from gateway.chat_object import CollectedCompletion, CollectedText, chat_prompt, text_prompt
 from gateway.deps import CallerDep, PartsDep
+from gateway.documented import EVENTS
 from gateway.relay import ChatCompletion, ChatStream
 from gateway.schemas import ChatRequest, CompletionRequest
 from gateway.turn import ChatTurn, Parts
@@ -16,7 +17,7 @@ from gateway.turn import ChatTurn, Parts
 router = APIRouter(prefix="/v1", tags=["chat"])
 
 
-@router.post("/chat/completions", response_model=None)
+@router.post("/chat/completions", response_model=None, responses=EVENTS)
 async def create_chat_completion(body: ChatRequest, caller: CallerDep, parts: PartsDep) -> Response:
     """An answer to a list of messages; with `stream` as server-sent events."""
     parts.require_model(body.model)
@@ -25,7 +26,7 @@ async def create_chat_completion(body: ChatRequest, caller: CallerDep, parts: Pa
     return ChatStream(turn) if body.stream else ChatCompletion(turn, CollectedCompletion())
 
 
-@router.post("/completions", response_model=None)
+@router.post("/completions", response_model=None, responses=EVENTS)
 async def create_completion(body: CompletionRequest, caller: CallerDep, parts: PartsDep) -> Response:
     """OpenAI's older API: goes on from a text, without a chat template."""
     parts.require_model(body.model)

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from gateway.deps import CallerDep, KeyDep, KeysDep, PartsDep, get_admin, get_caller
+from gateway.documented import LINES, MARKDOWN
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.export import Record, conversation_record, everything, items_of
 from gateway.markdown import document
@@ -64,7 +65,7 @@ async def give_feedback(response_id: str, body: FeedbackRequest, caller: CallerD
     return {"id": response_id, "object": "response.feedback", **(feedback or {"rating": None, "comment": None})}
 
 
-@router.get("/conversations/{conversation_id}/export", response_model=None)
+@router.get("/conversations/{conversation_id}/export", response_model=None, responses=MARKDOWN)
 async def export_conversation(
     conversation_id: str, caller: CallerDep, parts: PartsDep, format: Literal["md", "json"] = "json"
 ) -> Response:
@@ -82,7 +83,7 @@ async def export_conversation(
     return Response(content, media_type=kind, headers=_as_file(f"{conversation_id}.{format}"))
 
 
-@router.get("/export", response_model=None)
+@router.get("/export", response_model=None, responses=LINES)
 async def export_all(owner: OwnerDep, keys: KeysDep, parts: PartsDep) -> Response:
     """All that is stored of the caller, one JSON object a line (ours); whole when the last one is `export.end`."""
     key_id, _, end_user = owner.partition("/")

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from gateway.auth import Caller
 from gateway.deps import CallerDep, PartsDep
+from gateway.documented import EVENTS
 from gateway.errors import NotFound, UpstreamFailed
 from gateway.native_object import CollectedGeneration, native_prompt
 from gateway.native_schemas import CompatGenerateRequest, GenerateRequest, TokenizeRequest
@@ -25,19 +26,19 @@ async def generate(body: GenerateRequest, caller: CallerDep, parts: PartsDep) ->
     return _generation(body, caller, parts, CollectedGeneration(body))
 
 
-@router.post("/generate_stream", response_model=None)
+@router.post("/generate_stream", response_model=None, responses=EVENTS)
 async def generate_stream(body: GenerateRequest, caller: CallerDep, parts: PartsDep) -> Response:
     """The same as server-sent events, token by token."""
     return _generation(body, caller, parts, None)
 
 
-@router.post("/", response_model=None)
+@router.post("/", response_model=None, responses=EVENTS)
 async def compat_generate(body: CompatGenerateRequest, caller: CallerDep, parts: PartsDep) -> Response:
     """The form of it that `InferenceClient.text_generation` calls."""
     return _generation(body, caller, parts, None if body.stream else CollectedGeneration(body, is_compat=True))
 
 
-@router.post("/v1", response_model=None)
+@router.post("/v1", response_model=None, responses=EVENTS)
 async def compat_generate_v1(body: CompatGenerateRequest, caller: CallerDep, parts: PartsDep) -> Response:
     """The same for clients whose base URL ends in `/v1`."""
     return await compat_generate(body, caller, parts)

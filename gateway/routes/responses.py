@@ -10,6 +10,7 @@ from starlette.responses import Response
 from gateway.background import BackgroundAnswers, events_again
 from gateway.continued_turn import ContinuedTurn
 from gateway.deps import BackgroundDep, CallerDep, PartsDep
+from gateway.documented import EVENTS
 from gateway.errors import InvalidRequest
 from gateway.relay import BackgroundObject, BackgroundStream, ResponseObject, ResponseStream, ToldAgain
 from gateway.response_object import response_object
@@ -19,7 +20,7 @@ from gateway.response_turn import ResponseTurn
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
 
 
-@router.post("", response_model=None)
+@router.post("", response_model=None, responses=EVENTS)
 async def create_response(
     body: ResponseRequest, caller: CallerDep, parts: PartsDep, background: BackgroundDep
 ) -> Response:
@@ -28,7 +29,7 @@ async def create_response(
     return _answer(ResponseTurn(parts, caller, body), background, is_streamed=bool(body.stream))
 
 
-@router.get("/{response_id}", response_model=None)
+@router.get("/{response_id}", response_model=None, responses=EVENTS)
 async def get_response(
     response_id: str,
     caller: CallerDep,
