@@ -40,6 +40,8 @@ class Admission:
         self._waiting: OrderedDict[str, deque[_Turn]] = OrderedDict()
         self._waiting_count = 0
         self._held_s: float | None = None
+        self.refused = {"full": 0, "deadline": 0}
+        """How many were refused since the start: no place to wait, or no slot in time."""
 
     @property
     def waiting(self) -> int:
@@ -50,6 +52,11 @@ class Admission:
     def running(self) -> int:
         """How many slots are held now."""
         return self._running
+
+    @property
+    def slots(self) -> int:
+        """How many generations may run at once."""
+        return self._slots
 
     @property
     def free(self) -> int:
@@ -94,6 +101,7 @@ class Admission:
 
     async def _wait(self, caller: str, tell: Tell | None) -> None:
         if self._waiting_count >= self._max_waiting:
+            self.refused["full"] += 1
             raise Overloaded(
                 "All places are taken and the waiting room is full. Try again soon.", retry_after_s=self._next_place_s()
             )
@@ -105,6 +113,7 @@ class Admission:
                 await (turn if tell is None else self._tell_until(caller, turn, tell))
         except TimeoutError:
             self._leave(caller, turn)
+            self.refused["deadline"] += 1
             raise Overloaded(
                 "No place came free in time. Try again soon.", retry_after_s=self._next_place_s()
             ) from None

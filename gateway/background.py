@@ -145,6 +145,7 @@ class BackgroundAnswer:
                 self._add("closing", turn.body, turn.answers())
         self.place = 0
         self.is_over = True
+        turn.meter.observed.ran_on(turn.body["status"])
         self._began.set()
         self._tell()
 

@@ -115,6 +115,8 @@ class Database:
         else:
             self._backend = SQLite(Path(str(address).removeprefix("sqlite:///")), hold=hold)
         self._is_away = False  # somebody waited in vain, and nothing has been done since
+        self.failures = 0
+        """Reads and writes that failed since the start; two at the same moment may count as one."""
         self._writes: _Queue = queue.SimpleQueue()
         self._reads: _Queue = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
@@ -221,9 +223,14 @@ class Database:
 
     def _expired(self, pending: _Pending[Any]) -> HistoryUnavailable:
         pending.is_expired = self._is_away = True
+        self.failures += 1
         return HistoryUnavailable(
             "The conversation store does not answer in time. Try again in a moment.", retry_after_s=5
         )
+
+    def _failed(self, error: SQLAlchemyError) -> GatewayError:
+        self.failures += 1
+        return self._backend.in_words(error)
 
     def _read_loop(self) -> None:
         while (pending := self._reads.get()) is not None:
@@ -234,7 +241,7 @@ class Database:
                     pending.result = pending.job(connection)
                 self._is_away = False
             except SQLAlchemyError as error:
-                pending.error = self._backend.in_words(error)
+                pending.error = self._failed(error)
             except GatewayError as error:
                 pending.error = error
             except Exception as error:  # a bug in a job is its caller's, and must not end the reader thread
@@ -268,7 +275,7 @@ class Database:
                 self._is_away = False
                 self._announce(connection)
         except SQLAlchemyError as error:  # the commit failed, or the database is away: nobody's write is on disk
-            unavailable = self._backend.in_words(error)
+            unavailable = self._failed(error)
             for entry in group:
                 entry.error = entry.error or unavailable
 
@@ -287,7 +294,7 @@ class Database:
             if isinstance(error, SQLAlchemyError) and not is_second_try and _is_worth_another_try(error):
                 entry.is_again = True
             elif isinstance(error, SQLAlchemyError):
-                entry.error = self._backend.in_words(error)
+                entry.error = self._failed(error)
             else:
                 if not isinstance(error, GatewayError):
                     log.exception("a write failed")

@@ -12,6 +12,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from gateway.auth import ApiKey, Caller, Keys
 from gateway.background import BackgroundAnswers
 from gateway.errors import Forbidden, InvalidRequest, NotAuthenticated
+from gateway.telemetry import note_key
 from gateway.turn import Parts
 
 _bearer = HTTPBearer(auto_error=False, description="An API key, `sk-…`")
@@ -45,7 +46,9 @@ async def get_key(
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)], keys: KeysDep
 ) -> ApiKey:
     """The key of the bearer token. Raises NotAuthenticated."""
-    return await keys.find(secret_in(f"{credentials.scheme} {credentials.credentials}" if credentials else None))
+    key = await keys.find(secret_in(f"{credentials.scheme} {credentials.credentials}" if credentials else None))
+    note_key(key.id)
+    return key
 
 
 KeyDep = Annotated[ApiKey, Depends(get_key)]

@@ -21,6 +21,7 @@ from gateway.auth import Caller, Keys
 from gateway.deps import caller_of, secret_in
 from gateway.error_answers import error_answer, validation_in_words
 from gateway.errors import GatewayError, InvalidRequest
+from gateway.telemetry import note_key, note_route
 from gateway.turn import Parts
 
 
@@ -46,9 +47,11 @@ class Direct:
         if route is None:
             await self._app(scope, receive, send)
             return
+        note_route(scope["path"])
         try:
             headers = dict(scope["headers"])
             key = await self._keys.find(secret_in(_text(headers, b"authorization")))
+            note_key(key.id)
             caller = caller_of(key, _text(headers, b"x-end-user"), _text(headers, b"x-end-user-address"))
             body = _validated(route.model, await _read(receive))
             answer = await route.endpoint(body, caller, self._parts)

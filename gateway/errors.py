@@ -121,7 +121,10 @@ class HeadTooLarge(GatewayError):
 
 
 class RateLimited(GatewayError):
+    """`limit` is the kind of limit, for statistics: requests, tokens_minute, tokens_day or streams."""
+
     status, type, default_code = 429, "rate_limit_error", "rate_limit_exceeded"
+    limit = "requests"
 
 
 class UpstreamFailed(GatewayError):

@@ -6,16 +6,23 @@ import asyncio
 import json
 import logging
 import secrets
-import time
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import GatewayError, TooLarge, WrongContentType
+from gateway.metrics import Metrics
+from gateway.telemetry import Notes, notes
+
+if TYPE_CHECKING:  # OpenTelemetry takes time and memory: only where traces are configured
+    from gateway.tracing import Tracing
 
 access_log = logging.getLogger("gateway.access")
 _DRAIN_BYTES = 64 << 20
 _DRAIN_S = 10.0
+_LEFT = 499  # what nginx writes down for a caller that left before there was a status
 
 
 class Front:
@@ -24,8 +31,10 @@ class Front:
     Every answer gets an `x-request-id`. A caller's own is not taken over: two requests must never share one.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, tracing: Tracing | None, max_body_bytes: int) -> None:
         self._app = app
+        self._metrics = metrics
+        self._tracing = tracing
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,12 +46,14 @@ class Front:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         state.setdefault("send_body", send)
-        started, status = time.perf_counter(), 0
+        noted = Notes(request_id, scope["method"])
+        notes.set(noted)
+        if self._tracing is not None:
+            noted.trace = self._tracing.begin(noted, scope["headers"])
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                noted.status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
 
@@ -51,16 +62,26 @@ class Front:
                 await self._guarded(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive, send_with_id)
+        except Exception:
+            noted.status = noted.status or 500  # ServerErrorMiddleware, outside of this, will say so
+            raise
         finally:
-            if access_log.isEnabledFor(logging.INFO) and scope["path"].startswith("/v1"):
-                fields = {
-                    "request_id": request_id,
-                    "method": scope["method"],
-                    "path": scope["path"],
-                    "status": status,
-                    "ms": round((time.perf_counter() - started) * 1000, 1),
-                }
-                access_log.info("request", extra={"fields": fields})
+            self._ended(scope, noted)
+
+    def _ended(self, scope: Scope, noted: Notes) -> None:
+        route = scope.get("route")
+        if noted.route is None and isinstance(route, Route):
+            noted.route = route.path
+        if noted.has_left:
+            noted.status = noted.status or _LEFT
+            self._metrics.departed(has_begun=noted.ttft_s is not None)
+        if noted.trace is not None:
+            noted.trace.end(noted)
+        if noted.route is None and not scope["path"].startswith("/v1"):  # the web UI's own
+            return
+        self._metrics.request(noted.route or "unknown", noted.method, noted.status)
+        if access_log.isEnabledFor(logging.INFO):
+            access_log.info("request", extra={"fields": noted.fields()})
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])

@@ -23,6 +23,7 @@ from gateway.settings import Settings
 MINUTE_S = 60.0
 DAY_S = 86400.0
 REQUESTS = "requests a minute"
+_KINDS = {REQUESTS: "requests", "tokens a minute": "tokens_minute", "tokens a day": "tokens_day"}
 _SWEEP_EVERY = 1024
 _STREAM_RETRY_S = 1.0
 
@@ -186,25 +187,31 @@ def spent(limit: Limit, wait_s: float, units: int, owed_s: float, headers: dict[
         said += f": this request may need {units:,} and {_left(limit, owed_s):,} are left"
     if limit.period_s == DAY_S:  # clients that try again by themselves would do so all day
         headers = headers | {"x-should-retry": "false"}
-    return RateLimited(f"{said}. Try again in {_in_words(wait_s)}.", retry_after_s=wait_s, headers=headers)
+    error = RateLimited(f"{said}. Try again in {_in_words(wait_s)}.", retry_after_s=wait_s, headers=headers)
+    error.limit = _KINDS[limit.what]
+    return error
 
 
 def too_many_tokens(limit: Limit, tokens: int) -> RateLimited:
     """The error for a charge that no wait can help."""
-    return RateLimited(
+    error = RateLimited(
         f"This request may need {tokens:,} tokens, and the limit of {limit.allowance.whose} is {limit.size:,} "
         f"{limit.what}: it can never pass. Send less, or ask for a shorter answer.",
         headers={"x-should-retry": "false"},
     )
+    error.limit = _KINDS[limit.what]
+    return error
 
 
 def too_many_streams(allowance: Allowance) -> RateLimited:
     """The error for one answer too many at once; when one of the others will end nobody knows."""
-    return RateLimited(
+    error = RateLimited(
         f"The limit of {allowance.streams} answers at once of {allowance.whose} is reached. "
         "Try again when one of them has ended.",
         retry_after_s=_STREAM_RETRY_S,
     )
+    error.limit = "streams"
+    return error
 
 
 def _in_words(wait_s: float) -> str:

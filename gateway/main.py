@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import fastapi_offline
 from fastapi import FastAPI, Request
@@ -14,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 
+from gateway import VERSION
 from gateway.admission import Admission
 from gateway.auth import Caller, Keys
 from gateway.background import BackgroundAnswers
@@ -32,6 +34,7 @@ from gateway.errors import GatewayError
 from gateway.front import Front
 from gateway.heartbeat import Heartbeat
 from gateway.limits import Limits, MemoryLimits
+from gateway.metrics import Metrics
 from gateway.open_turns import OpenTurns
 from gateway.redis_limits import RedisLimits
 from gateway.response_schemas import ResponseRequest
@@ -39,11 +42,15 @@ from gateway.retention import Retention
 from gateway.routes import completions, conversations, history, native, ops, responses
 from gateway.routes import keys as key_routes
 from gateway.schemas import ChatRequest, CompletionRequest
+from gateway.scrape import look_at
 from gateway.settings import Settings
 from gateway.store import Store
 from gateway.turn import Parts
 from gateway.upstream import Upstream
 from gateway.upstreams import Upstreams
+
+if TYPE_CHECKING:
+    from gateway.tracing import Tracing
 
 log = logging.getLogger("gateway")
 _ROUTES = (completions, responses, conversations, history, native, key_routes, ops)
@@ -66,6 +73,8 @@ def create_app(settings: Settings) -> FastAPI:
     store = Store(database)
     open_turns = OpenTurns(store)
     heartbeat = Heartbeat(database, store)
+    metrics = Metrics(settings.model)
+    tracing = _tracing(settings)
     limits = _limits(settings)
     admission = Admission(slots=0, max_waiting=settings.max_waiting, max_wait_s=settings.max_wait_s)
     upstreams = Upstreams(
@@ -74,6 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
             for address in settings.upstreams
         ],
         on_change=lambda taking: admission.resize(settings.slots * max(1, taking)),
+        on_failure=metrics.upstream_failed,
     )
     admission.resize(settings.slots * len(settings.upstreams))
     retention = Retention(
@@ -97,9 +107,16 @@ def create_app(settings: Settings) -> FastAPI:
                 await open_turns.checkpoint()
                 await heartbeat.leave()
             database.close()
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
 
     app = fastapi_offline.FastAPIOffline(
-        title="internlm-stack gateway", description=_DESCRIPTION, lifespan=lifespan, redoc_url=None, responses=ERRORS
+        title="internlm-stack gateway",
+        version=VERSION,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        responses=ERRORS,
     )
     app.state.keys = keys
     app.state.background = BackgroundAnswers()
@@ -110,7 +127,9 @@ def create_app(settings: Settings) -> FastAPI:
         limits=limits,
         admission=admission,
         open_turns=open_turns,
+        metrics=metrics,
     )
+    metrics.observe(lambda: look_at(app.state.parts, app.state.background, database))
     for part in _ROUTES:
         app.include_router(part.router)
     app.add_route("/v1", _unknown_path, methods=_METHODS, include_in_schema=False)
@@ -120,7 +139,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, render_framework)
     app.add_exception_handler(Exception, render_last_resort)
     app.add_middleware(Direct, parts=app.state.parts, keys=keys, routes=_direct_routes(app.state.background))
-    app.add_middleware(Front, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(Front, metrics=metrics, tracing=tracing, max_body_bytes=settings.max_body_bytes)
     return app
 
 
@@ -139,6 +158,14 @@ def _limits(settings: Settings) -> Limits:
     if settings.redis_url is None:
         return MemoryLimits()
     return RedisLimits(settings.redis_url, is_open=settings.limits_without_redis == "open")
+
+
+def _tracing(settings: Settings) -> Tracing | None:
+    if settings.traces is None:
+        return None
+    from gateway.tracing import Tracing
+
+    return Tracing(settings.traces, settings.model)
 
 
 def _make_first_keys(keys: Keys, settings: Settings) -> None:

@@ -26,6 +26,7 @@ from gateway.response_object import ResponseEvents, output_item
 from gateway.response_turn import ResponseTurn
 from gateway.sending import send_now
 from gateway.sse import DONE, render
+from gateway.telemetry import notes
 from gateway.turn import ChatTurn
 from gateway.upstream import Generation
 
@@ -376,4 +377,6 @@ async def _cancel_on_departure(work: asyncio.Task[None], receive: Receive) -> No
         pass
     if not work.done():
         log.info("the caller left")
+        if (noted := notes.get()) is not None:
+            noted.has_left = True
         work.cancel()

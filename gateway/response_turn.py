@@ -103,12 +103,16 @@ class ResponseTurn:
             await stack.enter_async_context(self._closing())
             if self.is_background:
                 await wait_in_line(0)
+            observed = self.meter.observed
+            observed.queued()
             lease = self.parts.admission.lease(self._caller.owner, wait_in_line if tell is not None else None)
             await stack.enter_async_context(lease)
+            observed.admitted()
             generation = await self._begin(fitted, question)
             self._has_started = True
             await stack.enter_async_context(self.parts.open_turns.checkpointed(self))
-            with generation:  # closed before all else: the engine is free before the end is written
+            # Closed before all else: the engine is free before the end is written.
+            with generation, observed.streaming(generation.served_by):
                 async with within(self.parts.settings.timeouts.turn_s):
                     yield generation
 
@@ -311,6 +315,7 @@ class ResponseTurn:
         }
         if not self.is_stored:
             return
+        self.parts.metrics.turn_ended(status)
         answers = self.answers()
         try:
             await self.parts.store.finish_turn(self.body, answers, cuts=self.cuts())

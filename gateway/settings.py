@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 TOOL_FORMATS = ("engine", "internlm2")
 ENGINES = ("llamacpp", "tgi", "lmdeploy", "openai")
@@ -46,6 +47,24 @@ class Timeouts:
 
 
 @dataclass(frozen=True)
+class TraceSettings:
+    """Where OpenTelemetry's traces go; the variables are those of its specification.
+
+    Attributes:
+        endpoint: where traces are posted, OTLP over HTTP with protobuf.
+        headers: what is sent along, such as the collector's key.
+        service_name: ours, in the traces.
+        sampled: which share of the traces that begin here is kept, 0 to 1; one that a caller began goes by its word.
+    """
+
+    endpoint: str = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    service_name: str = "internlm-gateway"
+    sampled: float = 1.0
+    timeout_s: float = 10.0
+
+
+@dataclass(frozen=True)
 class Settings:
     """The gateway's settings; `from_env` documents the variables."""
 
@@ -81,6 +100,16 @@ class Settings:
     retention_days: int = 0
     response_retention_days: int = 30
     timeouts: Timeouts = field(default_factory=Timeouts)
+    metrics_token: str | None = field(default=None, repr=False)
+    traces: TraceSettings | None = None
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach `host`."""
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     @property
     def database(self) -> str:
@@ -133,6 +162,8 @@ class Settings:
             retention_days=_number(environ, "GATEWAY_RETENTION_DAYS", 0, 0, 36_500),
             response_retention_days=_number(environ, "GATEWAY_RESPONSE_RETENTION_DAYS", 30, 0, 36_500),
             model_title=environ.get("GATEWAY_MODEL_TITLE") or None,
+            metrics_token=_header_word(environ, "GATEWAY_METRICS_TOKEN"),
+            traces=_traces(environ),
             timeouts=Timeouts(
                 connect_s=_number(environ, "GATEWAY_CONNECT_TIMEOUT_S", 5.0, 0.1, 3600.0),
                 first_token_s=_number(environ, "GATEWAY_FIRST_TOKEN_TIMEOUT_S", 180.0, 0.1, 86400.0),
@@ -194,6 +225,41 @@ def _database_url(environ: Mapping[str, str], root: Path) -> str | None:
         "DATABASE_URL must be postgresql://user:password@host:port/database or sqlite:///path; unset it for a SQLite "
         "file in DATA_DIR."
     )
+
+
+def _header_word(environ: Mapping[str, str], name: str) -> str | None:
+    """A secret for a header; it is not shown when it is wrong."""
+    value = environ.get(name) or None
+    if value is not None and not _HEADER_WORD.fullmatch(value):
+        raise SettingsError(f"{name} holds what no HTTP header can carry; take printable ASCII without spaces.")
+    return value
+
+
+def _traces(environ: Mapping[str, str]) -> TraceSettings | None:
+    """None unless an endpoint is named. Form of the variables: OpenTelemetry's specification, OTLP exporter."""
+    sampled = _number(environ, "OTEL_TRACES_SAMPLER_ARG", 1.0, 0.0, 1.0)
+    timeout_s = _number(environ, "OTEL_EXPORTER_OTLP_TIMEOUT", 10_000, 1, 600_000) / 1000
+    headers = {}
+    for part in environ.get("OTEL_EXPORTER_OTLP_HEADERS", "").split(","):
+        name, separator, value = part.strip().partition("=")
+        if part.strip() and not (separator and _HEADER_WORD.fullmatch(name)):
+            raise SettingsError("OTEL_EXPORTER_OTLP_HEADERS must be pairs such as name=value, with commas between.")
+        if part.strip():
+            headers[name.lower()] = unquote(value)
+    is_off = _one_of(environ, "OTEL_SDK_DISABLED", ("false", "true")) == "true"
+    url = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    if not url:
+        return None
+    if not _is_http(url):  # it may hold a password, so it is not shown
+        raise SettingsError("OTEL_EXPORTER_OTLP_ENDPOINT must be such as http://127.0.0.1:4318 or https://host.")
+    traces = TraceSettings(
+        endpoint=url.rstrip("/") + "/v1/traces",
+        headers=headers,
+        service_name=environ.get("OTEL_SERVICE_NAME") or "internlm-gateway",
+        sampled=sampled,
+        timeout_s=timeout_s,
+    )
+    return None if is_off else traces
 
 
 def _redis_url(environ: Mapping[str, str]) -> str | None:

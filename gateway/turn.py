@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from gateway.admission import Admission, Tell
 from gateway.auth import Caller
 from gateway.dialects import Chunk, Prompt, Usage
-from gateway.errors import GatewayError, NotFound, UpstreamFailed, UpstreamTimeout
+from gateway.errors import GatewayError, LimitsUnavailable, NotFound, RateLimited, UpstreamFailed, UpstreamTimeout
 from gateway.limits import Limits, Reservation, allowances_of
+from gateway.metrics import Metrics
+from gateway.observed import ObservedAnswer
 from gateway.open_turns import OpenTurns
 from gateway.settings import Settings
 from gateway.store import Store
@@ -40,6 +42,7 @@ class Parts:
     limits: Limits
     admission: Admission
     open_turns: OpenTurns
+    metrics: Metrics
 
     async def charge(self, caller: Caller, *, is_answer: bool = True) -> Reservation:
         """Charges one request, and one answer at once, until it is settled.
@@ -51,7 +54,11 @@ class Parts:
         allowances = allowances_of(caller, self.settings)
         if not is_answer:
             allowances = [dataclasses.replace(allowance, streams=None) for allowance in allowances]
-        return await self.limits.reserve(allowances)
+        try:
+            return await self.limits.reserve(allowances)
+        except (RateLimited, LimitsUnavailable) as error:
+            self.metrics.refused(error)
+            raise
 
     def require_model(self, name: str | None) -> None:
         """Raises NotFound for a model that is not the one served; some clients name none, or the URL."""
@@ -73,6 +80,7 @@ class Meter:
         self._caller = caller
         self._reservation: Reservation | None = None
         self._prompt_tokens = 0
+        self.observed = ObservedAnswer(parts.metrics)
         self.events = 0
         """Events of the answer that came: what it has used, when it ends before the engine has told."""
 
@@ -85,12 +93,15 @@ class Meter:
         """
         reservation = self._reservation = await self._parts.charge(self._caller)
         is_ours = False
+        failure: BaseException | None = None
         try:
             yield
-        except GatewayError as error:
-            is_ours = error.status >= 500 and not self.events
+        except BaseException as error:
+            failure = error
+            is_ours = isinstance(error, GatewayError) and error.status >= 500 and not self.events
             raise
         finally:
+            self.observed.ended(self._prompt_tokens, self.events, failure)
             if is_ours:
                 await reservation.refund()
             else:  # a request that failed before tokens were charged has used none
@@ -113,7 +124,11 @@ class Meter:
         largest = self._reservation.largest_tokens
         if largest is not None and not is_limited:
             max_tokens = max(1, min(max_tokens, largest - prompt_tokens))
-        await self._reservation.charge_tokens(prompt_tokens + max_tokens)
+        try:
+            await self._reservation.charge_tokens(prompt_tokens + max_tokens)
+        except (RateLimited, LimitsUnavailable) as error:
+            self._parts.metrics.refused(error)
+            raise
         self._prompt_tokens = prompt_tokens
         return max_tokens
 
@@ -146,8 +161,11 @@ class ChatTurn:
         parts = self.parts
         async with parts.open_turns.running(), self.meter.running():
             prompt = await self._charged() if self.meter.counts_tokens else self._prompt
+            observed = self.meter.observed
+            observed.queued()
             async with parts.admission.lease(self._caller.owner, tell):
-                with await parts.upstreams.open(prompt) as generation:
+                observed.admitted()
+                with await parts.upstreams.open(prompt) as generation, observed.streaming(generation.served_by):
                     async with within(parts.settings.timeouts.turn_s):
                         yield generation
 

@@ -19,6 +19,7 @@ from gateway.markers import defuse, defused
 from gateway.plain import PlainForm
 from gateway.settings import Timeouts, UpstreamAddress
 from gateway.sse import DONE, EventSplitter
+from gateway.telemetry import trace_headers
 from gateway.wire import Address, ConnectFailed, Connections, Exchange, ReadTimeout, WireError
 
 log = logging.getLogger("gateway.upstream")
@@ -154,7 +155,11 @@ class Upstream:
         while True:
             try:
                 exchange = await self._connections.open(
-                    method, path, headers=self._headers, body=body, connect_timeout_s=self._timeouts.connect_s
+                    method,
+                    path,
+                    headers={**self._headers, **trace_headers()},
+                    body=body,
+                    connect_timeout_s=self._timeouts.connect_s,
                 )
             except ConnectFailed:
                 raise UpstreamNotReady(
@@ -199,6 +204,8 @@ class Generation:
     ) -> None:
         self.decode = dialect.decode
         self.is_plain_delta = dialect.is_plain_delta
+        self.served_by = ""
+        """The id of the server, where there are several."""
         self._exchange = exchange
         self._may_end_without_done = dialect.MAY_END_WITHOUT_DONE
         self._repair = dialect.repair(prompt, model)

@@ -83,11 +83,20 @@ class Upstreams:
 
     Args:
         on_change: called with the number of servers that take answers whenever that changes.
+        on_failure: called with the id of a server and the code of its failure.
     """
 
-    def __init__(self, upstreams: Sequence[Upstream], on_change: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self,
+        upstreams: Sequence[Upstream],
+        on_change: Callable[[int], None] | None = None,
+        on_failure: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self.retries = 0
+        """How often another server was asked since the start, because one failed before it said anything."""
         self.members = [Member(f"{upstream.engine}-{n}", upstream) for n, upstream in enumerate(upstreams, 1)]
         self._on_change = on_change
+        self._on_failure = on_failure
         self._taking = len(self.members)
 
     @property
@@ -146,6 +155,7 @@ class Upstreams:
         except BaseException:
             member.open -= 1
             raise
+        generation.served_by = member.name
         generation.when_closed(lambda: _closed(member))
         return generation
 
@@ -160,6 +170,7 @@ class Upstreams:
                 self._failed(member, error)
                 if not any(other.takes for other in self.members if other not in tried):
                     raise
+                self.retries += 1
                 log.info("%s failed before it said anything; another one is asked", member.name)
             except UpstreamTimeout as error:  # whoever has waited that long does not want to wait again
                 self._failed(member, error)
@@ -175,6 +186,8 @@ class Upstreams:
         return min(candidates, key=lambda member: member.open)
 
     def _failed(self, member: Member, error: GatewayError) -> None:
+        if self._on_failure is not None:
+            self._on_failure(member.name, error.code)
         if len(self.members) > 1 and not isinstance(error, Overloaded):
             member.failed(error)
             self._tell()

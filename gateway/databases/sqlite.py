@@ -162,6 +162,7 @@ def _engine(path: Path, connections: int) -> sa.Engine:
         f"sqlite:///{path}",
         pool_size=connections,
         connect_args={"timeout": _WAIT_S},
+        hide_parameters=True,  # errors are logged, and what people wrote must not be in them
         json_serializer=dumps,
         json_deserializer=loads,
     )

@@ -1,16 +1,18 @@
-"""Health, readiness and the state of the model."""
+"""Health, readiness, metrics and the state of the model."""
 
 from __future__ import annotations
 
+import hmac
 import json
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Depends
-from starlette.responses import JSONResponse
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from gateway.deps import CallerDep, PartsDep, get_admin
+from gateway.deps import CallerDep, KeysDep, PartsDep, get_admin, secret_in
 from gateway.errors import NotFound, UpstreamNotReady
+from gateway.metrics import CONTENT_TYPE
 from gateway.schemas import UpstreamUpdate
 from gateway.turn import Parts
 from gateway.upstreams import Member
@@ -28,10 +30,22 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz", response_model=None)
 async def readyz(parts: PartsDep) -> JSONResponse:
     """Ready: a completion can be served now; 503 otherwise, with the stage that the model is in."""
+    parts.open_turns.require_open()
     status = await _status(parts)
     if not status["ready"]:
         raise UpstreamNotReady(f"The model is not ready yet (stage: {status['stage']}).", retry_after_s=2)
     return JSONResponse({"status": "ready"})
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def get_metrics(request: Request, parts: PartsDep, keys: KeysDep) -> Response:
+    """What Prometheus asks for. On a loopback address open, else for admin keys and GATEWAY_METRICS_TOKEN."""
+    settings = parts.settings
+    if settings.metrics_token is not None or not settings.is_loopback:
+        secret = secret_in(request.headers.get("authorization"))
+        if not _is_token(secret, settings.metrics_token):
+            await get_admin(await keys.find(secret))
+    return Response(parts.metrics.text(), media_type=CONTENT_TYPE)
 
 
 @router.get("/v1/upstreams", dependencies=[Depends(get_admin)])
@@ -80,6 +94,10 @@ async def _status(parts: Parts) -> dict[str, Any]:
         "running": parts.admission.running,
         "waiting": parts.admission.waiting,
     }
+
+
+def _is_token(secret: str, token: str | None) -> bool:
+    return token is not None and hmac.compare_digest(secret.encode(), token.encode())
 
 
 def _upstream(member: Member, is_up: bool) -> dict[str, Any]:

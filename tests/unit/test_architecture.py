@@ -46,6 +46,13 @@ RULES: list[tuple[str, tuple[str, ...], set[str], tuple[str, ...]]] = [
             "gateway/migrations/",
         ),
     ),
+    ("only gateway/tracing.py knows OpenTelemetry", ("",), {"opentelemetry"}, ("gateway/tracing.py",)),
+    (
+        "only gateway/metrics.py and gateway/scrape.py know Prometheus",
+        ("",),
+        {"prometheus_client"},
+        ("gateway/metrics.py", "gateway/scrape.py"),
+    ),
     ("only gateway/redis_limits.py speaks to Redis", ("",), {"redis"}, ("gateway/redis_limits.py",)),
     ("only webui/client.py imports the HTTP client", ("",), {"httpx", "httpx2", "requests"}, ("webui/client.py",)),
     (
