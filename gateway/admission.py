@@ -1,7 +1,8 @@
 """May this run now? Slots, and a bounded waiting room that is fair between callers.
 
 At most `slots` generations run at once, because more only wait inside the engine, where nobody sees or bounds them.
-The next free slot goes to the caller who comes next in turn, so one caller with many requests does not shut others out.
+The next free slot goes to a caller who has nothing running, in the order of coming; then to the others in turn. So one
+caller with many requests does not shut others out.
 Who waits for longer than a moment is told the place, and again when it changes.
 """
 
@@ -37,7 +38,10 @@ class Admission:
         self._running = 0
         self._max_waiting = max_waiting
         self._max_wait_s = max_wait_s
-        self._waiting: OrderedDict[str, deque[_Turn]] = OrderedDict()
+        self._running_of: dict[str, int] = {}
+        self._first: OrderedDict[str, deque[_Turn]] = OrderedDict()
+        """Lines of callers who have nothing running."""
+        self._others: OrderedDict[str, deque[_Turn]] = OrderedDict()
         self._waiting_count = 0
         self._held_s: float | None = None
         self.refused = {"full": 0, "deadline": 0}
@@ -78,6 +82,7 @@ class Admission:
         """
         if self._running < self._slots:
             self._running += 1
+            self._begin(caller)
         else:
             await self._wait(caller, tell)
         begun = time.monotonic()
@@ -85,18 +90,25 @@ class Admission:
             yield
         finally:
             self._note(time.monotonic() - begun)
-            self._release()
+            self._release(caller)
 
     def place(self, caller: str, turn: _Turn) -> int:
-        """The place of a waiting request: how many slots have to come free until it is its turn."""
-        own = self._waiting[caller]
-        index = own.index(turn)
-        place, is_ahead = 1 + index, True
-        for other, line in self._waiting.items():
-            if other == caller:
-                is_ahead = False
-            else:  # in each round everybody gets one slot
-                place += min(len(line), index + is_ahead)
+        """The place of a waiting request: how many slots have to come free until it is its turn.
+
+        Counted as if nobody came: first one slot for each caller who has none, then one for each in turn.
+        """
+        is_first = caller in self._first
+        index = (self._first if is_first else self._others)[caller].index(turn)
+        if is_first and index == 0:
+            return 1 + list(self._first).index(caller)
+        place, is_ahead = len(self._first) + 1, True
+        rounds = index - is_first
+        for lines, taken in ((self._others, 0), (self._first, 1)):
+            for other, line in lines.items():
+                if other == caller:
+                    place, is_ahead = place + rounds, False
+                else:  # in each round everybody gets one slot
+                    place += min(len(line) - taken, rounds + is_ahead)
         return place
 
     async def _wait(self, caller: str, tell: Tell | None) -> None:
@@ -106,7 +118,7 @@ class Admission:
                 "All places are taken and the waiting room is full. Try again soon.", retry_after_s=self._next_place_s()
             )
         turn: _Turn = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(caller, deque()).append(turn)
+        self._line_of(caller).append(turn)
         self._waiting_count += 1
         try:
             async with asyncio.timeout(self._max_wait_s):
@@ -132,32 +144,52 @@ class Admission:
                 await tell(told)
             pause_s = _TELL_EVERY_S
 
+    def _line_of(self, caller: str) -> deque[_Turn]:
+        lines = self._others if caller in self._running_of else self._first
+        return lines.setdefault(caller, deque())
+
     def _leave(self, caller: str, turn: _Turn) -> None:
         if turn.done() and not turn.cancelled():  # the slot had just been handed over
-            self._release()
+            self._release(caller)
             return
-        line = self._waiting.get(caller)
-        if line is not None and turn in line:
-            line.remove(turn)
-            self._waiting_count -= 1
-            if not line:
-                del self._waiting[caller]
+        for lines in (self._first, self._others):
+            line = lines.get(caller)
+            if line is not None and turn in line:
+                line.remove(turn)
+                self._waiting_count -= 1
+                if not line:
+                    del lines[caller]
 
-    def _release(self) -> None:
+    def _begin(self, caller: str) -> None:
+        """One more of this caller's runs: whoever had nothing is one of the others now."""
+        self._running_of[caller] = self._running_of.get(caller, 0) + 1
+        if (line := self._first.pop(caller, None)) is not None:
+            self._others[caller] = line
+
+    def _release(self, caller: str) -> None:
+        left = self._running_of[caller] - 1
+        if left:
+            self._running_of[caller] = left
+        else:
+            del self._running_of[caller]
+            if (line := self._others.pop(caller, None)) is not None:
+                self._first[caller] = line
         if self._running > self._slots or not self._call_next():
             self._running -= 1
 
     def _call_next(self) -> bool:
         """Hands a slot to whoever is next; False when nobody waits."""
-        while self._waiting:
-            caller, line = self._waiting.popitem(last=False)
-            turn = line.popleft()
-            self._waiting_count -= 1
-            if line:
-                self._waiting[caller] = line  # behind the others
-            if not turn.done():
-                turn.set_result(None)
-                return True
+        for lines in (self._first, self._others):
+            while lines:
+                caller, line = lines.popitem(last=False)
+                turn = line.popleft()
+                self._waiting_count -= 1
+                if line:
+                    lines[caller] = line  # behind the others
+                if not turn.done():
+                    self._begin(caller)
+                    turn.set_result(None)
+                    return True
         return False
 
     def _note(self, held_s: float) -> None:

@@ -7,6 +7,7 @@ told so. The turn is closed exactly once, whatever ends it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -39,6 +40,8 @@ from gateway.upstream import Generation
 
 log = logging.getLogger("gateway.response_turn")
 _TAKE_BACK_S = 5.0
+_SMALL = 8
+"""A question and history of so small a part of the budget are counted later: they fit in any case."""
 
 
 class ResponseTurn:
@@ -64,6 +67,7 @@ class ResponseTurn:
         self._last_item_id: str | None = None
         self._is_begun = False
         self._has_started = False
+        self._counts_later = False
         self._tools = tools_of(request)
         self._texts: list[str] = []
         self._calls = CollectedCalls()
@@ -170,18 +174,22 @@ class ResponseTurn:
         items = [question_item(entry) for entry in request.input_items()]
         size = sum(len(counted_text(item).encode()) for item in items) + len((request.instructions or "").encode())
         require_plausible(size, context, "input")
-        asked, history = await asyncio.gather(
-            asyncio.gather(*(self._counted(item) for item in items)),
-            self._history(),
-        )
-        question = [replace(item, tokens=counted.tokens) for item, counted in zip(items, asked, strict=True)]
+        history = await self._history()
+        spoken = sum(message.tokens for message in history)
+        budget = min(request.max_total_tokens or context, context)
+        self._counts_later = (spoken + size) * _SMALL <= budget and not self.meter.counts_tokens
+        if self._counts_later:  # beside the engine's work on the prompt; until then each byte is a token
+            asked, question = [message_of(item, len(counted_text(item).encode())) for item in items], items
+        else:
+            asked = await self._all_counted(items)
+            question = [replace(item, tokens=message.tokens) for item, message in zip(items, asked, strict=True)]
         system = [await self._system(request.instructions)] if request.instructions else []
         tools = await self.parts.upstreams.count(tools_text(self._tools)) if self._tools else 0
         bound = len(history) - bound_to_question(history, asked)
         fitted = fit(
             [*system, *history[:bound]],
             [*history[bound:], *asked],
-            budget=min(request.max_total_tokens or context, context) - tools,
+            budget=budget - tools,
             max_output_tokens=request.max_output_tokens,
             may_truncate=request.truncation == "auto",
         )
@@ -199,7 +207,10 @@ class ResponseTurn:
             self._caller.owner, request.conversation_id, request.previous_response_id
         )
         self._last_item_id = items[-1].id if items else None
-        return await asyncio.gather(*(self._counted(item) for item in items if is_readable(item)))
+        return await self._all_counted([item for item in items if is_readable(item)])
+
+    async def _all_counted(self, items: Sequence[Item]) -> list[Message]:
+        return await asyncio.gather(*(self._counted(item) for item in items))
 
     async def _counted(self, item: Item) -> Message:
         tokens = item.tokens
@@ -256,6 +267,12 @@ class ResponseTurn:
 
     async def _write_question(self, question: Sequence[Item]) -> None:
         if self.is_stored:
+            if self._counts_later:
+                with contextlib.suppress(GatewayError):  # then the next turn counts them
+                    counted = await self._all_counted(question)
+                    question = [
+                        replace(item, tokens=message.tokens) for item, message in zip(question, counted, strict=True)
+                    ]
             await self.parts.store.begin_turn(
                 self._caller.owner,
                 self.body,

@@ -162,7 +162,7 @@ class SlowReader:
 
 def test_a_slow_reader_pauses_the_engine_and_fills_no_memory(fake: FakeInference, tmp_path: Path) -> None:
     fake.scenario = Scenario(words=["x" * 10_000] * 10_000)  # 100 MB
-    with run_gateway(tmp_path, fake) as gateway:
+    with run_gateway(tmp_path, fake, context_tokens=1_000_000) as gateway:
         reader = SlowReader(gateway)
         eventually(lambda: fake.chats and fake.chat.words_sent)
         before = -1

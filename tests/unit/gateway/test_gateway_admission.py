@@ -59,7 +59,7 @@ def test_the_next_slot_goes_to_the_next_caller_in_turn() -> None:
             room.let_go(room.running[n])
             await settle()
         await asyncio.gather(*tasks)
-        assert room.running == ["ann 0", "ann 1", "bob 1", "cleo 1", "ann 2", "bob 2", "ann 3"]
+        assert room.running == ["ann 0", "bob 1", "cleo 1", "ann 1", "bob 2", "ann 2", "ann 3"]
         assert (room.admission.waiting, room.admission.free) == (0, 1)
 
     run(scene())
@@ -159,6 +159,61 @@ def test_no_slot_is_lost_or_made_whoever_comes_and_goes(seed: int) -> None:
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} <= {type(None), Overloaded, asyncio.CancelledError}
         assert (admission.free, admission.waiting, running) == (3, 0, 0)
-        assert not admission._waiting
+        assert not {**admission._first, **admission._others, **admission._running_of}
+
+    run(scene())
+
+
+def test_a_caller_with_nothing_running_comes_first() -> None:
+    async def scene() -> None:
+        room = Room(slots=2)
+        tasks = [room.enter(f"ann {n}") for n in range(6)]
+        await settle()
+        tasks.append(room.enter("bob 1"))
+        await settle()
+        room.let_go("ann 0")
+        await settle()
+        assert room.running == ["ann 0", "ann 1", "bob 1"]
+        for n in range(len(tasks)):
+            room.let_go(room.running[n])
+            await settle()
+        await asyncio.gather(*tasks)
+
+    run(scene())
+
+
+def test_places_are_those_in_which_the_slots_come() -> None:
+    async def scene() -> None:
+        rng = random.Random(4)
+        for _ in range(30):
+            admission = Admission(slots=1, max_waiting=100, max_wait_s=5.0)
+            order: list[str] = []
+            told: dict[str, int] = {}
+            gate = asyncio.Event()
+
+            async def hold(name: str, admission: Admission = admission, order: list[str] = order) -> None:
+                async with admission.lease(name.split()[0]):
+                    order.append(name)
+
+            async def first(admission: Admission = admission, gate: asyncio.Event = gate) -> None:
+                async with admission.lease("holder"):
+                    await gate.wait()
+
+            tasks = [asyncio.ensure_future(first())]
+            await settle()
+            names = [f"{rng.choice('abcd')} {n}" for n in range(rng.randint(1, 12))]
+            for name in names:
+                tasks.append(asyncio.ensure_future(hold(name)))
+                await settle()
+            for lines in (admission._first, admission._others):
+                for caller, line in lines.items():
+                    own = [name for name in names if name.split()[0] == caller]
+                    for name, turn in zip(own, line, strict=True):
+                        told[name] = admission.place(caller, turn)
+            assert sorted(told.values()) == list(range(1, len(names) + 1))
+            gate.set()
+            await asyncio.gather(*tasks)
+            # With one slot nobody has anything running when it comes free: the rounds are those of callers in turn.
+            assert order == sorted(names, key=lambda name: told[name])
 
     run(scene())
