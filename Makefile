@@ -37,6 +37,10 @@ test-fast: setup-dev ## unit and contract tests, under a minute, no network
 test: setup-dev ## everything that this machine can run
 	scripts/test.sh
 
+.PHONY: openapi
+openapi: setup-dev ## write docs/openapi.json anew, which a test compares with the app
+	$(PY) -m tests.openapi_snapshot
+
 .PHONY: bench
 bench: setup-dev ## speed and memory, side by side in one run
 	$(PY) -m bench

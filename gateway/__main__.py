@@ -114,7 +114,7 @@ def _serve(options: argparse.Namespace) -> int:
     except SystemExit:  # uvicorn's way to say that it cannot listen
         return _fail(
             f"{settings.host}:{settings.port} cannot be listened on; the log above says why. Another program may have "
-            "the port: choose one with PORT.",
+            "the port (choose one with PORT), or HOST is no address of this machine.",
             1,
         )
     return 0 if server.started else 1

@@ -36,7 +36,6 @@ from gateway.heartbeat import Heartbeat
 from gateway.limits import Limits, MemoryLimits
 from gateway.metrics import Metrics
 from gateway.open_turns import OpenTurns
-from gateway.redis_limits import RedisLimits
 from gateway.response_schemas import ResponseRequest
 from gateway.retention import Retention
 from gateway.routes import completions, conversations, history, native, ops, responses
@@ -157,6 +156,8 @@ def _direct_routes(background: BackgroundAnswers) -> dict[str, DirectRoute]:
 def _limits(settings: Settings) -> Limits:
     if settings.redis_url is None:
         return MemoryLimits()
+    from gateway.redis_limits import RedisLimits  # its client loads OpenTelemetry's SDK and takes a third of a second
+
     return RedisLimits(settings.redis_url, is_open=settings.limits_without_redis == "open")
 
 

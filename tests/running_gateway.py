@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,7 +181,9 @@ def run_gateway(
 class GatewayProcess:
     """`python -m gateway serve` as a process of its own."""
 
-    def __init__(self, data_dir: Path, upstream: str, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, upstream: str, environ: Mapping[str, str] | None = None, arguments: Sequence[str] = ()
+    ) -> None:
         self.data_dir = data_dir
         self.log = data_dir.parent / f"{data_dir.name}.log"
         self._environ = {
@@ -194,7 +196,7 @@ class GatewayProcess:
         self._seen = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gateway", "serve"],
+                [sys.executable, "-m", "gateway", "serve", *arguments],
                 cwd=ROOT,
                 env={**os.environ, **self._environ},
                 stdout=output,
@@ -228,10 +230,10 @@ class GatewayProcess:
 
 @contextmanager
 def run_gateway_process(
-    data_dir: Path, upstream: str, environ: Mapping[str, str] | None = None
+    data_dir: Path, upstream: str, environ: Mapping[str, str] | None = None, arguments: Sequence[str] = ()
 ) -> Iterator[GatewayProcess]:
     """Starts it and waits until it is up; ends it however the test ends."""
-    running = GatewayProcess(data_dir, upstream, environ)
+    running = GatewayProcess(data_dir, upstream, environ, arguments)
     try:
         running.wait_until_up()
         yield running

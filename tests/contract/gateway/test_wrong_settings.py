@@ -1,0 +1,112 @@
+"""Each setting with a value that cannot be: the start ends with one sentence that names the variable."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.__main__ import main
+from tests.running_gateway import ROOT
+
+pytestmark = pytest.mark.contract
+GOOD = {"GATEWAY_UPSTREAMS": "llamacpp=http://127.0.0.1:9"}
+ANY_VALUE_IS_RIGHT = {"MODEL", "GATEWAY_MODEL_TITLE", "OTEL_SERVICE_NAME"}
+WRONG_WHEN_USED = {"DATA_DIR": "/dev/null/folder", "HOST": "no address"}  # what only the system can tell; exit code 1
+WRONG = {
+    "PORT": ("eighty", "65536", "-1"),
+    "GATEWAY_UPSTREAMS": ("", "http://127.0.0.1:9", "vllm=http://x", "llamacpp=ftp://x", "llamacpp=http://x:0"),
+    "GATEWAY_UPSTREAM_KEYS": ("secret-value", "nope=secret-value", "llamacpp=secret value", "llamacpp=sécret-value"),
+    "GATEWAY_CONTEXT_TOKENS": ("63", "4k"),
+    "GATEWAY_SLOTS": ("0", "1.5"),
+    "GATEWAY_MAX_WAITING": ("-1",),
+    "GATEWAY_MAX_WAIT_S": ("-1", "nan", "soon"),
+    "GATEWAY_MAX_BODY_BYTES": ("1",),
+    "GATEWAY_TOOL_FORMAT": ("openai",),
+    "GATEWAY_DATABASE_WAIT_S": ("-1", "inf"),
+    "DATABASE_URL": ("mysql://u:secret-value@x/y", "postgresql://u:secret-value@x:0/y", "postgresql://x", "file"),
+    "REDIS_URL": ("http://:secret-value@x", "redis://:secret-value@x:0", "redis://"),
+    "GATEWAY_LIMITS_WITHOUT_REDIS": ("ajar",),
+    "GATEWAY_METRICS_TOKEN": ("secret-value with spaces", "secret-väluë"),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ("127.0.0.1:4318", "grpc://u:secret-value@x"),
+    "OTEL_EXPORTER_OTLP_HEADERS": ("secret-value", "a b=secret-value"),
+    "OTEL_EXPORTER_OTLP_TIMEOUT": ("0", "10s"),
+    "OTEL_TRACES_SAMPLER_ARG": ("2", "all"),
+    "OTEL_SDK_DISABLED": ("yes",),
+    **dict.fromkeys(("GATEWAY_RETENTION_DAYS", "GATEWAY_RESPONSE_RETENTION_DAYS"), ("-1", "for ever")),
+    **dict.fromkeys(
+        (
+            *(f"GATEWAY_KEY_{name}" for name in ("RPM", "TPM", "TPD", "STREAMS")),
+            *(f"GATEWAY_USER_{name}" for name in ("RPM", "TPM", "TPD", "STREAMS")),
+            "GATEWAY_ALL_USERS_RPM",
+            "GATEWAY_ADDRESS_RPM",
+        ),
+        ("0", "-5", "1e3", "many", "99999999999"),
+    ),
+    **dict.fromkeys(
+        (f"GATEWAY_{phase}_TIMEOUT_S" for phase in ("CONNECT", "FIRST_TOKEN", "BETWEEN_TOKENS", "TURN", "DRAIN")),
+        ("-1", "nan", "5 s", "1e9"),
+    ),
+}
+
+
+def names_in_settings() -> set[str]:
+    """Whatever looks like a variable in the functions of gateway/settings.py that get the environment."""
+    tree = ast.parse((ROOT / "gateway" / "settings.py").read_text())
+    return {
+        argument.value
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and any("environ" in ast.unparse(part) for part in (call.func, *call.args))
+        for argument in call.args
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str) and argument.value.isupper()
+    }
+
+
+def test_every_setting_is_tried_here() -> None:
+    assert names_in_settings() == set(WRONG) | set(WRONG_WHEN_USED) | ANY_VALUE_IS_RIGHT
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_wrong_value(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variable, right in (GOOD | {"DATA_DIR": str(tmp_path / "data"), name: value}).items():
+        monkeypatch.setenv(variable, right)
+    code = main(["serve"])
+    output, error = capsys.readouterr()
+    assert (code, output) == (2, "")
+    assert error.startswith("gateway: ")
+    assert error.count("\n") == 1, "one line"
+    assert name in error
+    assert "secret-value" not in error
+    assert not (tmp_path / "data").exists(), "nothing was begun"
+
+
+@pytest.mark.parametrize(
+    ("environ", "code"),
+    [
+        ({"GATEWAY_SLOTS": "none"}, 2),
+        *(({name: value}, 1) for name, value in WRONG_WHEN_USED.items()),
+    ],
+    ids=str,
+)
+def test_the_same_as_a_process_of_its_own(environ: dict[str, str], code: int, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "gateway", "serve"],
+        cwd=ROOT,
+        env=os.environ | GOOD | {"DATA_DIR": str(tmp_path), "PORT": "0"} | environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    (name,) = environ
+    assert ended.returncode == code
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("gateway: ")
+    assert name in last
+    assert "Traceback" not in ended.stderr
