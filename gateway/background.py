@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.errors import GatewayError, InvalidRequest, NotFound
+from gateway.errors import ConversationBusy, GatewayError, InvalidRequest, NotFound
 from gateway.plain import PlainForm, text_of
 from gateway.response_object import ResponseEvents, body_again
 from gateway.response_turn import ResponseTurn
@@ -164,12 +164,17 @@ class BackgroundAnswers:
         return len(self._running)
 
     async def start(self, turn: ResponseTurn) -> BackgroundAnswer:
-        """Starts an answer; returns when its question is on disk. Raises like ResponseTurn.open until then."""
+        """Starts an answer; returns when its question is on disk.
+
+        Raises like ResponseTurn.open until then, and ConversationBusy when the same response runs already.
+        """
         answer = BackgroundAnswer(turn)
         response_id = turn.body["id"]
+        if (other := self._running.get(response_id)) is not None and not other.is_over:  # it goes on already
+            raise ConversationBusy("This response is still being written. Wait for it, or stop it.", retry_after_s=1)
         self._running[response_id] = answer
         answer.task = asyncio.create_task(answer.run(), name=f"background {response_id}")
-        answer.task.add_done_callback(lambda task: self._forget(response_id, task))
+        answer.task.add_done_callback(lambda task: self._forget(answer, task))
         try:
             await answer.began()
         except asyncio.CancelledError:  # its caller left before anything was promised
@@ -197,13 +202,16 @@ class BackgroundAnswers:
                 "connection is closed.",
                 param="response_id",
             )
-        answer.turn.is_cancelled = True
-        answer.task.cancel()
+        if answer.turn.body["status"] in ("queued", "in_progress") and not answer.turn.is_cancelled:
+            answer.turn.is_cancelled = True
+            answer.task.cancel()  # once: a second time would end the writing of the end
         await asyncio.wait({answer.task}, timeout=_GOODBYE_S)
         return True
 
-    def _forget(self, response_id: str, task: asyncio.Task[None]) -> None:
-        del self._running[response_id]
+    def _forget(self, answer: BackgroundAnswer, task: asyncio.Task[None]) -> None:
+        response_id = answer.turn.body["id"]
+        if self._running.get(response_id) is answer:
+            del self._running[response_id]
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a background answer ended with %r", error)
 

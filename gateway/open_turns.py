@@ -39,7 +39,7 @@ class OpenTurns:
         self._store = store
         self._tasks: set[asyncio.Task[Any]] = set()
         self._responses: set[OpenAnswer] = set()
-        self._unwritten: list[tuple[dict[str, Any], Sequence[Item]]] = []
+        self._unwritten: list[tuple[dict[str, Any], Sequence[Item], Sequence[int] | None]] = []
         self._is_stopping = False
 
     def __len__(self) -> int:
@@ -76,9 +76,9 @@ class OpenTurns:
         finally:
             self._responses.discard(turn)
 
-    def keep_for_later(self, body: dict[str, Any], answers: Sequence[Item]) -> None:
+    def keep_for_later(self, body: dict[str, Any], answers: Sequence[Item], cuts: Sequence[int] | None = None) -> None:
         """An end that could not be written now; the checkpoints try again."""
-        self._unwritten.append((body, answers))
+        self._unwritten.append((body, answers, cuts))
 
     async def run_checkpoints(self) -> None:
         """Every two seconds writes all open answers, and what could not be written before. Runs until cancelled."""
@@ -94,7 +94,8 @@ class OpenTurns:
     async def checkpoint(self) -> None:
         """Writes them once. Raises HistoryUnavailable."""
         while self._unwritten:
-            await self._store.finish_turn(*self._unwritten[0])
+            body, answers, ends = self._unwritten[0]
+            await self._store.finish_turn(body, answers, cuts=ends)
             del self._unwritten[0]
         grown = [turn for turn in self._responses if turn.is_stored and turn.has_news()]
         if grown:

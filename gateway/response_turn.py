@@ -333,11 +333,11 @@ class ResponseTurn:
         if not self.is_stored:
             return
         self.parts.metrics.turn_ended(status)
-        answers = self.answers()
+        answers, cuts = self.answers(), self.cuts()
         try:
-            await self.parts.store.finish_turn(self.body, answers, cuts=self.cuts())
+            await self.parts.store.finish_turn(self.body, answers, cuts=cuts)
         except GatewayError as unwritten:
-            self.parts.open_turns.keep_for_later(self.body, answers)
+            self.parts.open_turns.keep_for_later(self.body, answers, cuts)
             if status in ("completed", "incomplete") and reason != "interrupted":
                 error_fields = {"code": unwritten.code, "message": unwritten.message}
                 self.body = self.body | {"status": "failed", "error": error_fields}

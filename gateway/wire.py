@@ -202,6 +202,7 @@ class Exchange(asyncio.Protocol):
             self._loop.call_later(_LINGER_S, self._end_lingering)
 
     def _park(self, transport: asyncio.Transport, kept: Connections) -> None:
+        self._go_on_reading()  # a slow reader may have left it paused
         self._transport = None
         if self._timer is not None:
             self._timer.cancel()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx2
 import openai
 import pytest
 
+from gateway.errors import HistoryUnavailable
 from tests.fakes.inference import FakeInference, Scenario
 from tests.running_gateway import MODEL, RunningGateway, events_of, eventually, run_gateway, run_gateway_process
 
@@ -41,6 +46,21 @@ def watched(client: httpx2.Client, response_id: str, after: int | None = None) -
 
 def text_of(events: list[Json]) -> str:
     return "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
+
+
+@contextmanager
+def slow_ends(gateway: RunningGateway) -> Iterator[None]:
+    """The ends of answers take a while to be written."""
+    store = gateway.parts.store
+    finish_turn = store.finish_turn
+
+    async def slowly(*args: Any, **fields: Any) -> None:
+        await asyncio.sleep(0.3)
+        await finish_turn(*args, **fields)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "finish_turn", slowly)
+        yield
 
 
 def test_a_background_answer_is_told_at_once_and_runs_on(client: httpx2.Client, fake: FakeInference) -> None:
@@ -117,6 +137,43 @@ def test_cancel_frees_the_engine_and_keeps_the_text(client: httpx2.Client, fake:
     assert client.post(f"/v1/responses/{response_id}/cancel").json() == cancelled  # again: no harm
     fake.scenario = Scenario()
     assert client.post("/v1/responses", json={"input": "next", "conversation": conversation}).is_success
+
+
+def test_all_who_cancel_at_once_hear_that_it_was(
+    gateway: RunningGateway, client: httpx2.Client, fake: FakeInference
+) -> None:
+    fake.scenario = Scenario("stalls", words=WORDS)
+    response_id = client.post("/v1/responses", json=ASK).json()["id"]
+    eventually(lambda: fake.chats and fake.chat.words_sent == len(WORDS) // 2)
+    with slow_ends(gateway), ThreadPoolExecutor(4) as pool:
+        told = list(pool.map(lambda _: client.post(f"/v1/responses/{response_id}/cancel").json()["status"], range(4)))
+    assert told == ["cancelled"] * 4
+
+
+def test_a_cancel_while_the_end_is_written_waits_for_it(
+    gateway: RunningGateway, client: httpx2.Client, fake: FakeInference
+) -> None:
+    with slow_ends(gateway):
+        response_id = client.post("/v1/responses", json=ASK).json()["id"]
+        time.sleep(0.1)
+        assert client.post(f"/v1/responses/{response_id}/cancel").json()["status"] == "completed"
+
+
+def test_one_who_comes_back_gets_the_end_that_could_not_be_written_at_first(
+    gateway: RunningGateway, client: httpx2.Client
+) -> None:
+    store = gateway.parts.store
+
+    async def away(*_: Any, **fields: Any) -> NoReturn:
+        raise HistoryUnavailable("The store is away.")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "finish_turn", away)
+        live = events_of(client.post("/v1/responses", json=ASK | {"stream": True}).text)
+    assert live[-1]["type"] == "response.failed"
+    response_id, last = live[0]["response"]["id"], live[-2]["sequence_number"]
+    assert ended(client, response_id)["status"] == "completed"
+    assert watched(client, response_id, last)[-1]["type"] == "response.completed"
 
 
 def test_only_background_answers_can_be_cancelled_or_watched_again_while_they_run(

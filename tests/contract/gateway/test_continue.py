@@ -95,6 +95,18 @@ def test_one_that_goes_on_is_busy(client: httpx2.Client, fake: FakeInference, cu
     eventually(lambda: fake.chat.left_at)
 
 
+def test_a_second_wish_to_go_on_does_not_take_the_first_from_its_watchers(
+    client: httpx2.Client, fake: FakeInference, cut: Json
+) -> None:
+    fake.scenario = Scenario("stalls", words=[" three", " four"])
+    path = f"/v1/responses/{cut['id']}"
+    assert client.post(f"{path}/continue", json={"background": True}).is_success
+    for stream in (False, True):
+        assert client.post(f"{path}/continue", json={"background": True, "stream": stream}).status_code == 409
+    assert client.post(f"{path}/cancel").json()["status"] == "cancelled"
+    eventually(lambda: fake.chat.left_at)
+
+
 def test_an_answer_that_was_stopped_by_leaving_goes_on(client: httpx2.Client, fake: FakeInference) -> None:
     fake.scenario = Scenario("stalls", words=["a", " b", " c", " d"])
     with client.stream("POST", "/v1/responses", json={"input": "go", "stream": True}) as stream:

@@ -157,3 +157,26 @@ def test_what_comes_on_a_kept_connection_ends_it() -> None:
         assert await body_of(connections) == b"hello"
 
     assert run(chatty, ask).connections == 2
+
+
+def test_a_connection_whose_reader_was_slow_and_left_is_read_from_again() -> None:
+    async def ask(connections: Connections, server: Server) -> None:
+        with await connections.open("GET", "/", headers={}, connect_timeout_s=2) as exchange:
+            await exchange.read_head(2)
+
+            def take(data: bytes) -> Awaitable[None]:
+                return asyncio.sleep(10)
+
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await exchange.relay(take, 2)
+        assert await body_of(connections) == b"hello"
+        assert server.connections == 1
+
+    async def late(_: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK + b"transfer-encoding: chunked\r\n\r\n")
+        await asyncio.sleep(0.03)
+        writer.write(b"5\r\nhello\r\n0\r\n\r\n")
+        await writer.drain()
+
+    run(late, ask)
