@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from gateway.admission import Tell
 from gateway.auth import Caller
@@ -40,8 +40,10 @@ from gateway.upstream import Generation
 
 log = logging.getLogger("gateway.response_turn")
 _TAKE_BACK_S = 5.0
+_COUNT_S = 2.0
 _SMALL = 8
 """A question and history of so small a part of the budget are counted later: they fit in any case."""
+Result = TypeVar("Result")
 
 
 class ResponseTurn:
@@ -224,7 +226,13 @@ class ResponseTurn:
     async def _enter_line(self, question: Sequence[Item]) -> None:
         """Writes the question of a turn that has to wait; from now on its end is written, too."""
         self.body = self.body | {"status": "queued"}
-        await self._write_question(question)
+        writing = asyncio.ensure_future(self._write_question(question))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:  # the caller left: the question stays, with an empty answer
+            await _to_its_end(asyncio.wait({writing}, timeout=_TAKE_BACK_S))
+            self._is_begun = self._may_be_written(writing)
+            raise
         self._is_begun = True
 
     async def _begin(self, fitted: Fitted, question: Sequence[Item]) -> Generation:
@@ -244,11 +252,10 @@ class ResponseTurn:
             generation = await opening
             await writing
         except asyncio.CancelledError:  # the caller left: the question stays, with an empty answer
-            self._is_begun = await self._take_back(opening, writing)
+            self._is_begun = await _to_its_end(self._take_back(opening, writing))
             raise
         except BaseException:
-            if await self._take_back(opening, writing):
-                await self._abandon()
+            await _to_its_end(self._undo(opening, writing))
             raise
         self._is_begun = True
         return generation
@@ -268,8 +275,9 @@ class ResponseTurn:
     async def _write_question(self, question: Sequence[Item]) -> None:
         if self.is_stored:
             if self._counts_later:
-                with contextlib.suppress(GatewayError):  # then the next turn counts them
-                    counted = await self._all_counted(question)
+                with contextlib.suppress(GatewayError, TimeoutError):  # then the next turn counts them
+                    async with asyncio.timeout(_COUNT_S):  # a question does not wait for an engine to be stored
+                        counted = await self._all_counted(question)
                     question = [
                         replace(item, tokens=message.tokens) for item, message in zip(question, counted, strict=True)
                     ]
@@ -283,6 +291,10 @@ class ResponseTurn:
                 answer=replace(self.answer(), tokens=None),
             )
 
+    async def _undo(self, opening: asyncio.Future[Generation], writing: asyncio.Future[None]) -> None:
+        if await self._take_back(opening, writing):
+            await self._abandon()
+
     async def _take_back(self, opening: asyncio.Future[Generation], writing: asyncio.Future[None]) -> bool:
         """Ends what `_begin` had started; tells whether the question is, or may yet come to be, in the store.
 
@@ -292,6 +304,9 @@ class ResponseTurn:
         if not opening.cancel() and not opening.cancelled() and opening.exception() is None:
             opening.result().close()
         await asyncio.wait(both, timeout=_TAKE_BACK_S)
+        return self._may_be_written(writing)
+
+    def _may_be_written(self, writing: asyncio.Future[None]) -> bool:
         has_failed = writing.done() and (writing.cancelled() or writing.exception() is not None)
         return self.is_stored and not has_failed
 
@@ -335,7 +350,7 @@ class ResponseTurn:
         self.parts.metrics.turn_ended(status)
         answers, cuts = self.answers(), self.cuts()
         try:
-            await self.parts.store.finish_turn(self.body, answers, cuts=cuts)
+            await _to_its_end(self.parts.store.finish_turn(self.body, answers, cuts=cuts))
         except GatewayError as unwritten:
             self.parts.open_turns.keep_for_later(self.body, answers, cuts)
             if status in ("completed", "incomplete") and reason != "interrupted":
@@ -352,6 +367,15 @@ class ResponseTurn:
             end += len(text)
             ends.append(end)
         return ends
+
+
+async def _to_its_end(work: Awaitable[Result]) -> Result:
+    """Awaits what must not be left half done; a caller who leaves meanwhile changes nothing, since the end is near."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({task})
+    return task.result()
 
 
 def _item_status(response_status: str) -> str:

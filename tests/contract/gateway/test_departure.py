@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
+import threading
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -62,6 +65,67 @@ def _body(path: str, *, stream: bool, conversation: str | None) -> dict[str, Any
     if path == "/v1/responses":
         return {"input": "hi", "stream": stream, "conversation": conversation}
     return {"messages": [{"role": "user", "content": "hi"}], "stream": stream}
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_leaving_while_the_question_of_a_queued_turn_is_written(
+    fake: FakeInference, tmp_path: Path, background: bool
+) -> None:
+    fake.scenario = Scenario("stalls")
+    with run_gateway(tmp_path, fake, slots=1) as gateway, gateway.client() as client:
+        conversation = client.post("/v1/conversations").json()["id"]
+        key = client.headers["authorization"].removeprefix("Bearer ")
+        body = _body("/v1/responses", stream=True, conversation=conversation)
+        first = Visitor(
+            gateway, gateway.new_key(), "/v1/responses", _body("/v1/responses", stream=True, conversation=None)
+        )
+        first.read_until(b"in_progress")
+        store = gateway.parts.store
+        begin_turn, has_begun = store.begin_turn, threading.Event()
+
+        async def slowly(*args: Any, **fields: Any) -> None:
+            has_begun.set()
+            await asyncio.shield(asyncio.ensure_future(_late(begin_turn(*args, **fields))))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store, "begin_turn", slowly)
+            second = Visitor(gateway, key, "/v1/responses", body | {"background": background})
+            assert has_begun.wait(5)
+            second.leave()
+            eventually(lambda: len(gateway.parts.open_turns) == 1)
+            time.sleep(0.3)
+        first.leave()
+        eventually(gateway.is_idle)
+        fake.scenario = Scenario()
+        assert client.post("/v1/responses", json={"input": "next", "conversation": conversation}).is_success
+
+
+def test_leaving_while_a_turn_that_failed_is_taken_back(fake: FakeInference, tmp_path: Path) -> None:
+    fake.scenario = Scenario("failing")
+    with run_gateway(tmp_path, fake) as gateway, gateway.client() as client:
+        conversation = client.post("/v1/conversations").json()["id"]
+        key = client.headers["authorization"].removeprefix("Bearer ")
+        store = gateway.parts.store
+        abandon_turn, is_abandoned = store.abandon_turn, threading.Event()
+
+        async def slowly(*args: Any) -> None:
+            is_abandoned.set()
+            await _late(abandon_turn(*args))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store, "abandon_turn", slowly)
+            body = _body("/v1/responses", stream=True, conversation=conversation)
+            visitor = Visitor(gateway, key, "/v1/responses", body)
+            assert is_abandoned.wait(5)
+            visitor.leave()
+            eventually(gateway.is_idle)
+        fake.scenario = Scenario()
+        assert client.post("/v1/responses", json={"input": "next", "conversation": conversation}).is_success
+
+
+async def _late(work: Awaitable[None]) -> None:
+    await asyncio.sleep(0.2)
+    await work
 
 
 def _freed(gateway: RunningGateway, fake: FakeInference, left_at: float) -> None:
