@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from bench.load import Connections, Target, all_at_once
-from bench.processes import cpu_s
+from bench.processes import cpu_s, nginx
 from bench.script import Script
 from bench.table import Options, Row, not_measured
 from bench.targets import targets
@@ -25,10 +25,17 @@ async def measure(options: Options) -> list[Row]:
     with targets() as found:
         paced = await _costs(found, _PACED, options.rounds)
         at_once = await _costs(found, _AT_ONCE, options.rounds)
-    return [
+        with nginx(found["direct"].port, is_keeping=True) as keeping:
+            kept = await _costs({"nginx": keeping}, _PACED, options.rounds) if keeping else {}
+    rows = [
         _row("non-streamed chat of 20 tokens, one each 20 ms: CPU per request", paced),
         _row("the same, the engine's 20 events in one read", at_once),
     ]
+    if kept:
+        rows.append(
+            Row("the same request at an nginx that keeps its upstream connections, for comparison", _us(kept["nginx"]))
+        )
+    return rows
 
 
 async def _costs(found: dict[str, Target], script: Script, rounds: int) -> dict[str, list[float]]:

@@ -89,9 +89,9 @@ def new_key(data_dir: Path, name: str, *options: str) -> str | None:
 
 
 @contextmanager
-def nginx(upstream_port: int) -> Iterator[Target | None]:
+def nginx(upstream_port: int, *, is_keeping: bool = False) -> Iterator[Target | None]:
     """nginx as a proxy that only moves bytes: one worker, no log, no buffering, HTTP/1.1 to the upstream with a
-    connection for each request, as the gateway has. None where it is not installed."""
+    connection for each request, as is its default, or keeping them. None where it is not installed."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if program is None:
         yield None
@@ -99,20 +99,24 @@ def nginx(upstream_port: int) -> Iterator[Target | None]:
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "nginx.conf"
-        config.write_text(_NGINX.format(folder=folder, port=port, upstream_port=upstream_port))
+        pool, header = _KEEPING if is_keeping else ("", "")
+        told = {"folder": folder, "port": port, "upstream_port": upstream_port, "pool": pool, "header": header}
+        config.write_text(_NGINX.format_map(told))
         with running([program, "-c", str(config), "-e", f"{folder}/error.log"]) as process:
             wait_until_up(f"http://127.0.0.1:{port}/health", process)
             yield Target("nginx", process.pid, port)
 
 
+_KEEPING = ("keepalive 512; keepalive_requests 1000000;", 'proxy_set_header Connection "";')
 _NGINX = """daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{ worker_connections 16384; }}
 http {{
   access_log off; keepalive_requests 1000000; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
   fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  upstream mock {{ server 127.0.0.1:{upstream_port}; {pool} }}
   server {{
     listen 127.0.0.1:{port} backlog=4096;
-    location / {{ proxy_pass http://127.0.0.1:{upstream_port}; proxy_http_version 1.1; proxy_buffering off; }}
+    location / {{ proxy_pass http://mock; proxy_http_version 1.1; proxy_buffering off; {header} }}
   }}
 }}
 """
