@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import platform
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -53,8 +55,17 @@ def main() -> None:
         parser.error(f"there is no {', '.join(sorted(unknown))}; there is: {', '.join(PARTS | ON_DEMAND)}")
     options = Options(rounds=min(chosen.rounds, 2) if chosen.quick else chosen.rounds, is_quick=chosen.quick)
     allow_many_files()
+    load_before = os.getloadavg()[0]
     rows = uvloop.run(_measure(chosen.part or list(PARTS), options))
+    print(f"{_machine()}, {options.rounds} rounds; load average {load_before:.1f} at the start\n")
     print(render(rows))
+
+
+def _machine() -> str:
+    """What the figures depend on, in one line."""
+    now = time.strftime("%Y-%m-%d %H:%M")
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    return f"{now}, {os.cpu_count()} cores, {system}, Python {platform.python_version()}"
 
 
 async def _measure(parts: list[str], options: Options) -> list[Row]:

@@ -57,6 +57,9 @@ async def _stream(target: Target) -> Reply:
         "messages": [{"role": "user", "content": _PROMPT}],
         "max_tokens": TOKENS,
         "temperature": 0.0,
+        "top_k": 40,  # said, because the engine's defaults are others than OpenAI's, which the gateway keeps to
+        "top_p": 0.95,
+        "min_p": 0.05,
         "seed": 1,
         "stream": True,
     }
