@@ -15,6 +15,7 @@ import msgspec
 
 _TEXT = re.compile(rb'"content": ?"((?:[^"\\]|\\.)*)"')
 _PREFIX, _GAP = b"data: ", b"\n\n"
+_FIRST_STRETCH_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,25 @@ class PlainForm:
         )
 
     def count(self, data: bytes) -> tuple[int, int]:
-        """How many whole events of this form `data` begins with, and where they end; (0, 0) for none.
+        """How many whole events of this form `data` surely begins with, and where they end; (0, 0) for none.
 
-        Counts up to the last one; others among them make it (0, 0), too. Neither head nor tail can stand inside a text:
-        quotes and line ends are escaped there.
+        Counts stretch by stretch, each twice as long as the one before, and stops at one that holds others: where an
+        engine's clock has moved on in the middle of a large read, nothing is counted again and again. Neither head nor
+        tail can stand inside a text: quotes and line ends are escaped there.
         """
-        last = data.rfind(self.tail)
-        if last < 0:
-            return 0, 0
-        end = last + len(self.tail)
-        events = data.count(self.head, 0, end)
-        return (events, end) if events == data.count(self.tail) == data.count(_GAP, 0, end) else (0, 0)
+        events, at, stretch = 0, 0, _FIRST_STRETCH_BYTES
+        while at < len(data):
+            last = data.rfind(self.tail, at, at + stretch)
+            if last >= 0:
+                end = last + len(self.tail)
+                found = data.count(self.head, at, end)
+                if not found == data.count(self.tail, at, end) == data.count(_GAP, at, end):
+                    break
+                events, at = events + found, end
+            elif at + stretch >= len(data):
+                break
+            stretch *= 2
+        return events, at
 
     def renamed(self, data: bytes) -> bytes:
         """The same events with our head and tail."""
