@@ -117,6 +117,30 @@ def test_hugging_faces_client_chats_streamed_and_not(stack: Stack) -> None:
     assert "".join(pieces)
 
 
+def test_the_openai_sdk_comes_back_to_a_background_answer(client: openai.OpenAI) -> None:
+    """It leaves after three pieces, comes back twice, and has each event of the answer once."""
+    with client.responses.stream(
+        model=MODEL, input="Count from one to twenty in words.", background=True, max_output_tokens=60
+    ) as stream:
+        seen = []
+        for event in stream:
+            seen.append(event)
+            if [one.type for one in seen].count("response.output_text.delta") == 3:
+                break
+    response_id = seen[0].response.id  # type: ignore[union-attr]
+    with client.responses.stream(response_id=response_id, starting_after=seen[-1].sequence_number) as stream:
+        seen.append(next(iter(stream)))
+    with client.responses.stream(response_id=response_id, starting_after=seen[-1].sequence_number) as stream:
+        seen += stream
+    assert [event.sequence_number for event in seen] == list(range(len(seen)))
+    stored = client.responses.retrieve(response_id)
+    assert stored.status in ("completed", "incomplete")  # incomplete: all of its 60 tokens
+    assert "".join(event.delta for event in seen if event.type == "response.output_text.delta") == stored.output_text
+    assert stored.usage is not None
+    assert stored.usage.output_tokens > 3
+    assert [one.type for one in client.responses.input_items.list(response_id)] == ["message"]
+
+
 def test_a_typed_end_marker_does_not_end_the_turn(client: openai.OpenAI) -> None:
     plain, marked = (
         client.chat.completions.create(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from huggingface_hub import InferenceClient
+from huggingface_hub import AsyncInferenceClient, InferenceClient
 
-from tests.fakes.inference import WORDS, FakeInference
-from tests.running_gateway import MODEL, RunningGateway, events_of
+from tests.fakes.inference import WORDS, FakeInference, Scenario
+from tests.running_gateway import MODEL, RunningGateway, events_of, run_gateway
 
 pytestmark = pytest.mark.contract
 ANSWER = "".join(WORDS)
@@ -33,6 +34,42 @@ def test_huggingface_hub_chat(gateway: RunningGateway, fake: FakeInference, base
     chunks = list(client.chat_completion(HI, stream=True, stream_options={"include_usage": True}))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == ANSWER
     assert chunks[-1].usage.completion_tokens == len(WORDS)
+
+
+def test_huggingface_hub_chat_with_an_answer_of_a_given_form(gateway: RunningGateway, fake: FakeInference) -> None:
+    fake.scenario = Scenario(words=('{"city":', ' "Paris"}'))
+    client = InferenceClient(base_url=gateway.url, api_key=gateway.new_key())
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "place", "schema": schema}}
+    answer = client.chat_completion(HI, response_format=wanted)
+    assert json.loads(answer.choices[0].message.content or "") == {"city": "Paris"}
+    assert schema["properties"] == fake.chat.body["response_format"]["json_schema"]["schema"]["properties"]
+
+
+def test_huggingface_hub_calls_tools(fake: FakeInference, tmp_path: Path) -> None:
+    fake.scenario = Scenario(
+        words=("<|action_start|><|plugin|>", '{"name": "now", "parameters": {}}', "<|action_end|>")
+    )
+    tools: Any = [{"type": "function", "function": {"name": "now", "description": "The time", "parameters": {}}}]
+    with run_gateway(tmp_path, fake, tool_format="internlm2") as gateway:
+        client = InferenceClient(base_url=gateway.url, api_key=gateway.new_key())
+        (call,) = client.chat_completion(HI, tools=tools).choices[0].message.tool_calls or ()
+        assert (call.function.name, call.function.arguments) == ("now", "{}")
+        chunks = list(client.chat_completion(HI, tools=tools, stream=True))
+    assert [chunk.choices[0].finish_reason for chunk in chunks][-1] == "tool_calls"
+    (called,) = [one for chunk in chunks for one in chunk.choices[0].delta.tool_calls or ()]
+    assert called.function.name == "now"
+
+
+def test_huggingface_hub_asynchronously(gateway: RunningGateway) -> None:
+    async def run() -> tuple[str | None, str]:
+        async with AsyncInferenceClient(base_url=gateway.url, api_key=gateway.new_key()) as client:
+            plain = await client.chat_completion(HI)
+            stream = await client.chat_completion(HI, stream=True)
+            pieces = [chunk.choices[0].delta.content or "" async for chunk in stream]
+            return plain.choices[0].message.content, "".join(pieces)
+
+    assert asyncio.run(run()) == (ANSWER, ANSWER)
 
 
 @pytest.mark.parametrize(("name", "n", "request_"), REQUESTS, ids=[f"{name}-{n}" for name, n, _ in REQUESTS])
