@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.errors import HistoryUnavailable
+from gateway.settings import Settings, UpstreamAddress
 from tests.fakes.inference import FakeInference, Scenario, fake_inference
 from tests.running_gateway import MODEL, RunningGateway, client_of, events_of, eventually, run_gateway
 
@@ -210,3 +211,22 @@ def test_the_documented_metrics_are_those_that_are_told(gateway: RunningGateway,
         if family.name.startswith("gateway_") and not family.name.endswith("_created")
     }
     assert told == documented
+
+
+def test_on_an_address_that_others_reach_nobody_asks_without_a_key(fake: FakeInference, tmp_path: Path) -> None:
+    with run_gateway(tmp_path, fake, host="0.0.0.0") as gateway, httpx2.Client(base_url=gateway.url) as client:
+        assert client.get("/metrics").status_code == 401
+        for secret, status in ((gateway.admin_key, 200), (gateway.new_key(), 403)):
+            assert client.get("/metrics", headers={"authorization": f"Bearer {secret}"}).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("host", "is_loopback"),
+    [
+        *((host, True) for host in ("127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost")),
+        *((host, False) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org", "localhost.example.org", "")),
+    ],
+)
+def test_which_addresses_only_this_machine_reaches(host: str, is_loopback: bool) -> None:
+    upstreams = (UpstreamAddress("llamacpp", "http://127.0.0.1:9"),)
+    assert Settings(Path("x"), MODEL, upstreams, host=host).is_loopback == is_loopback
