@@ -244,7 +244,11 @@ class Generation:
             GatewayError: whatever `sink` raised.
         """
         self._sink = sink
-        sink.take(self._first)
+        try:
+            sink.take(self._first)
+        except GatewayError:
+            sink.flush()  # what came before the event that reports it
+            raise
         if (held := sink.flush()) is not None:
             await held
         if not self._is_over:
