@@ -53,7 +53,10 @@ class Direct:
             key = await self._keys.find(secret_in(_text(headers, b"authorization")))
             note_key(key.id)
             caller = caller_of(key, _text(headers, b"x-end-user"), _text(headers, b"x-end-user-address"))
-            body = _validated(route.model, await _read(receive))
+            content = await _read(receive)
+            if content is None:
+                return
+            body = _validated(route.model, content)
             answer = await route.endpoint(body, caller, self._parts)
             await answer(scope, receive, send)
         except GatewayError as error:
@@ -67,13 +70,16 @@ def _text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
     return None if value is None else value.decode("latin-1")
 
 
-async def _read(receive: Receive) -> bytes:
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    while message.get("more_body"):
+async def _read(receive: Receive) -> bytes | None:
+    """The whole body; None when its caller left before it was."""
+    body = b""
+    while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
         body += message.get("body", b"")
-    return body
+        if not message.get("more_body"):
+            return body
 
 
 def _validated(model: type[BaseModel], body: bytes) -> BaseModel:

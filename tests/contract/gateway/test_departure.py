@@ -123,6 +123,22 @@ def test_leaving_while_a_turn_that_failed_is_taken_back(fake: FakeInference, tmp
         assert client.post("/v1/responses", json={"input": "next", "conversation": conversation}).is_success
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+def test_a_body_that_was_cut_is_not_taken_for_a_whole_one(
+    gateway: RunningGateway, fake: FakeInference, path: str
+) -> None:
+    url, key = urlsplit(gateway.url), gateway.new_key(rpm=1)
+    content = json.dumps(_body(path, stream=False, conversation=None)).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection((url.hostname or "", url.port or 0), timeout=10) as visitor:
+        visitor.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % (len(content) + 1) + content)
+        time.sleep(0.1)
+    time.sleep(0.2)
+    assert fake.asked == []
+    with gateway.client(key) as client:
+        assert client.post(path, json=_body(path, stream=False, conversation=None)).is_success
+
+
 async def _late(work: Awaitable[None]) -> None:
     await asyncio.sleep(0.2)
     await work
