@@ -72,7 +72,7 @@ def _text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
 
 async def _read(receive: Receive) -> bytes | None:
     """The whole body; None when its caller left before it was."""
-    body = b""
+    body: bytes = b""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":

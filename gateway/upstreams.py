@@ -176,7 +176,8 @@ class Upstreams:
                 self._failed(member, error)
                 raise
             else:
-                member.succeeded()
+                if isinstance(result, Generation):  # one that counts tokens, but does not generate, is no success
+                    member.succeeded()
                 return result
 
     def _choose(self, tried: Sequence[Member]) -> Member:

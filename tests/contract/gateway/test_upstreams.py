@@ -115,6 +115,16 @@ def test_one_that_is_away_is_left_out_and_comes_back(
     assert pair.parts.admission.free == 8
 
 
+def test_one_that_counts_but_does_not_generate_is_left_out(
+    pair: RunningGateway, asking: httpx2.Client, fake: FakeInference, second: FakeInference
+) -> None:
+    fake.scenario = Scenario("failing")
+    long = {"input": "word " * 600, "max_output_tokens": 5}  # so long that it is counted before
+    for _ in range(12):
+        assert asking.post("/v1/responses", json=long).is_success
+    assert len(fake.chats) < 12
+
+
 def test_one_that_drains_finishes_what_it_has(
     pair: RunningGateway, asking: httpx2.Client, fake: FakeInference, second: FakeInference
 ) -> None:
