@@ -132,6 +132,8 @@ def api_of(gateway: RunningGateway) -> Any:
     """The document that the gateway serves, with LINKS."""
     with httpx2.Client(base_url=gateway.url) as client:
         document = client.get("/openapi.json").json()
+    served = {(method, path) for path, operations in document["paths"].items() for method in operations}
+    assert served == {(method, path.replace(":path", "")) for method, path in OPERATIONS}  # none is left out
     for (method, path), targets in LINKS.items():
         links = document["paths"][path][method]["responses"]["200"].setdefault("links", {})
         for n, (to_method, to_path, given_) in enumerate(targets):
