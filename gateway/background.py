@@ -187,8 +187,8 @@ class BackgroundAnswers:
         answer = self._running.get(response_id)
         return answer if answer is not None and answer.turn.owner == owner else None
 
-    async def cancel(self, owner: str, stored: StoredResponse) -> bool:
-        """Ends it and waits until that is written. Returns whether it was running.
+    async def cancel(self, owner: str, stored: StoredResponse) -> None:
+        """Ends it, when it runs here, and waits until that is written.
 
         Raises:
             InvalidRequest: it is no background response.
@@ -196,7 +196,7 @@ class BackgroundAnswers:
         answer = self.find(owner, stored.id)
         if answer is None or answer.task is None:
             if stored.body.get("background"):
-                return False
+                return
             raise InvalidRequest(
                 "Only a response that was created with 'background': true can be cancelled; the others end when their "
                 "connection is closed.",
@@ -206,7 +206,6 @@ class BackgroundAnswers:
             answer.turn.is_cancelled = True
             answer.task.cancel()  # once: a second time would end the writing of the end
         await asyncio.wait({answer.task}, timeout=_GOODBYE_S)
-        return True
 
     def _forget(self, answer: BackgroundAnswer, task: asyncio.Task[None]) -> None:
         response_id = answer.turn.body["id"]

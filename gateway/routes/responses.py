@@ -11,13 +11,14 @@ from gateway.background import BackgroundAnswers, events_again
 from gateway.continued_turn import ContinuedTurn
 from gateway.deps import BackgroundDep, CallerDep, PartsDep
 from gateway.documented import EVENTS
-from gateway.errors import InvalidRequest
+from gateway.errors import ConversationBusy, InvalidRequest
 from gateway.relay import BackgroundObject, BackgroundStream, ResponseObject, ResponseStream, ToldAgain
 from gateway.response_object import response_object
 from gateway.response_schemas import ContinueRequest, ResponseRequest
 from gateway.response_turn import ResponseTurn
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
+_RUNNING = ("queued", "in_progress")
 
 
 @router.post("", response_model=None, responses=EVENTS)
@@ -48,7 +49,9 @@ async def get_response(
             raise InvalidRequest("'starting_after' needs 'stream=true'.", param="starting_after")
         place = {"queue_position": running.place} if running is not None and running.place else {}
         return response_object(stored) | place
-    if stored.status in ("queued", "in_progress"):
+    if stored.status in _RUNNING:
+        if stored.body.get("background"):
+            raise _elsewhere()
         raise InvalidRequest(
             "Only a response that was created with 'background': true can be streamed again while it runs.",
             param="stream",
@@ -62,8 +65,11 @@ async def cancel_response(
 ) -> dict[str, Any]:
     """Ends a background response; what there is of its answer stays. One that has ended is returned as it is."""
     stored = await parts.store.response(caller.owner, response_id)
-    if await background.cancel(caller.owner, stored):
+    await background.cancel(caller.owner, stored)
+    if stored.status in _RUNNING:
         stored = await parts.store.response(caller.owner, response_id)
+    if stored.status in _RUNNING:
+        raise _elsewhere()
     return response_object(stored)
 
 
@@ -86,6 +92,10 @@ async def delete_response(response_id: str, caller: CallerDep, parts: PartsDep) 
     """Forgets a response; its messages stay in their conversation."""
     await parts.store.delete_response(caller.owner, response_id)
     return {"id": response_id, "object": "response", "deleted": True}
+
+
+def _elsewhere() -> ConversationBusy:
+    return ConversationBusy("Another gateway writes this response; only there can it be watched or cancelled.")
 
 
 def _from(starting_after: int | None) -> int:
