@@ -8,9 +8,10 @@ the upstream's connection and frees the engine.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 import msgspec
@@ -26,7 +27,7 @@ from gateway.response_object import ResponseEvents, output_item
 from gateway.response_turn import ResponseTurn
 from gateway.sending import send_now
 from gateway.sse import DONE, render
-from gateway.telemetry import notes
+from gateway.telemetry import Notes, notes
 from gateway.turn import ChatTurn
 from gateway.upstream import Generation
 
@@ -39,13 +40,48 @@ class Relayed(Response, ABC):
     def __init__(self) -> None:
         self.background = None
         self.has_started = False
+        self._has_left = False
+        self._generation: Generation | None = None
         self._unsent: Awaitable[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.request_id: str = scope["state"]["request_id"]
         self.send = send
         self.send_body: Send = scope["state"]["send_body"]
-        await _until_departure(self.answer(), receive)
+        work = asyncio.create_task(self.answer())
+        scope["state"]["when_left"] = functools.partial(self._left, work, notes.get())
+        await self._until_departure(work, receive)
+
+    async def _until_departure(self, work: asyncio.Task[None], receive: Receive) -> None:
+        """Waits for the answer; when the caller leaves first, it is cancelled, and tidies up."""
+        departure = asyncio.create_task(self._watch(work, receive))
+        try:
+            await asyncio.wait({work})
+        finally:
+            departure.cancel()
+            if not work.done():
+                work.cancel()
+                await asyncio.wait({work}, timeout=10)
+        if work.done() and not work.cancelled():
+            work.result()
+
+    async def _watch(self, work: asyncio.Task[None], receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._left(work, notes.get())
+
+    def _left(self, work: asyncio.Task[None], noted: Notes | None) -> None:
+        """The caller has left: the engine is freed at once. Our own server says so from within its callback, any server
+        by what `receive` gives; what counts is the first."""
+        if self._has_left or work.done():
+            return
+        self._has_left = True
+        log.info("the caller left")
+        if noted is not None:
+            noted.has_left = True
+        if self._generation is not None:
+            self._generation.close()
+        work.cancel()
 
     @abstractmethod
     async def answer(self) -> None:
@@ -98,7 +134,6 @@ class ChatStream(Relayed):
     def __init__(self, turn: ChatTurn) -> None:
         super().__init__()
         self._turn = turn
-        self._generation: Generation | None = None
         self._kept: list[bytes] = []
 
     async def answer(self) -> None:
@@ -166,7 +201,6 @@ class ChatCompletion(Relayed):
         super().__init__()
         self._turn = turn
         self._collected = collected
-        self._generation: Generation | None = None
 
     async def answer(self) -> None:
         turn = self._turn
@@ -207,7 +241,6 @@ class ResponseStream(Relayed):
         super().__init__()
         self._turn = turn
         self._events = ResponseEvents(turn.answer_id)
-        self._generation: Generation | None = None
         self._kept: list[bytes] = []
 
     async def answer(self) -> None:
@@ -267,7 +300,6 @@ class ResponseObject(Relayed):
     def __init__(self, turn: ResponseTurn) -> None:
         super().__init__()
         self._turn = turn
-        self._generation: Generation | None = None
 
     async def answer(self) -> None:
         turn = self._turn
@@ -355,28 +387,3 @@ _STREAM_HEADERS = [
 
 def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in headers.items()]
-
-
-async def _until_departure(answering: Coroutine[Any, Any, None], receive: Receive) -> None:
-    """Runs `answering`; cancels it, and waits for it to tidy up, when the caller leaves first."""
-    work = asyncio.create_task(answering)
-    departure = asyncio.create_task(_cancel_on_departure(work, receive))
-    try:
-        await asyncio.wait({work})
-    finally:
-        departure.cancel()
-        if not work.done():
-            work.cancel()
-            await asyncio.wait({work}, timeout=10)
-    if work.done() and not work.cancelled():
-        work.result()
-
-
-async def _cancel_on_departure(work: asyncio.Task[None], receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    if not work.done():
-        log.info("the caller left")
-        if (noted := notes.get()) is not None:
-            noted.has_left = True
-        work.cancel()

@@ -40,6 +40,13 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.write(_HEAD_TOO_LARGE)
             self.transport.close()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.cycle is not None and not self.cycle.response_complete:
+            when_left = self.cycle.scope["state"].get("when_left")  # sooner than a task could hear of it
+            if when_left is not None:
+                when_left()
+
     def on_message_begin(self) -> None:
         self._is_in_head, self._head_bytes = True, 0
         super().on_message_begin()
@@ -104,9 +111,16 @@ def _with_own_send(app: ASGIApp) -> ASGIApp:
     """Leaves the server's own `send` where streams find it: the layers of the app only pass their events on."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope["state"]["send_body"] = send
-        await app(scope, receive, send)
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        state = scope["state"]
+        state["send_body"] = send
+        try:
+            await app(scope, receive, send)
+        finally:  # `send` knows the scope: left in it, both would wait for the cycle collector
+            state.pop("send_body", None)
+            state.pop("when_left", None)
 
     return serve
 

@@ -261,7 +261,8 @@ class Generation:
                 await held
 
     def _hand_on(self, data: bytes) -> Awaitable[None] | None:
-        assert self._sink is not None
+        if self._sink is None:  # closed
+            return None
         try:
             while data and not self._is_over:
                 if not self._splitter.rest:
@@ -337,6 +338,7 @@ class Generation:
 
     def close(self) -> None:
         self._exchange.close()
+        self._sink = None
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
             on_close()

@@ -203,7 +203,7 @@ class Exchange(asyncio.Protocol):
 
     def _park(self, transport: asyncio.Transport, kept: Connections) -> None:
         self._go_on_reading()  # a slow reader may have left it paused
-        self._transport = None
+        self._transport = self._parser = None  # the parser knows this: both would wait for the cycle collector
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -326,6 +326,7 @@ class Exchange(asyncio.Protocol):
             self._wake()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._parser = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

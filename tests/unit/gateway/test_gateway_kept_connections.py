@@ -99,7 +99,7 @@ def test_one_who_stops_early_waits_a_moment_for_the_end_of_the_message() -> None
             with await connections.open("GET", "/", headers={}, connect_timeout_s=2) as exchange:
                 await exchange.read_head(2)
                 await exchange.relay(lambda data, exchange=exchange: exchange.stop(), 2)  # type: ignore[misc]
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.4)
         assert server.connections == 1
 
     run(late_end, ask)
