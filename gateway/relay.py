@@ -8,6 +8,7 @@ the upstream's connection and frees the engine.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import logging
 from abc import ABC, abstractmethod
@@ -27,7 +28,7 @@ from gateway.response_object import ResponseEvents, output_item
 from gateway.response_turn import ResponseTurn
 from gateway.sending import send_now
 from gateway.sse import DONE, render
-from gateway.telemetry import Notes, notes
+from gateway.telemetry import notes
 from gateway.turn import ChatTurn
 from gateway.upstream import Generation
 
@@ -49,7 +50,8 @@ class Relayed(Response, ABC):
         self.send = send
         self.send_body: Send = scope["state"]["send_body"]
         work = asyncio.create_task(self.answer())
-        scope["state"]["when_left"] = functools.partial(self._left, work, notes.get())
+        # In this request's context, so that the log knows whom it is about.
+        scope["state"]["when_left"] = functools.partial(contextvars.copy_context().run, self._left, work)
         await self._until_departure(work, receive)
 
     async def _until_departure(self, work: asyncio.Task[None], receive: Receive) -> None:
@@ -68,16 +70,16 @@ class Relayed(Response, ABC):
     async def _watch(self, work: asyncio.Task[None], receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self._left(work, notes.get())
+        self._left(work)
 
-    def _left(self, work: asyncio.Task[None], noted: Notes | None) -> None:
+    def _left(self, work: asyncio.Task[None]) -> None:
         """The caller has left: the engine is freed at once. Our own server says so from within its callback, any server
         by what `receive` gives; what counts is the first."""
         if self._has_left or work.done():
             return
         self._has_left = True
         log.info("the caller left")
-        if noted is not None:
+        if (noted := notes.get()) is not None:
             noted.has_left = True
         if self._generation is not None:
             self._generation.close()
