@@ -13,10 +13,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from gateway.errors import ConversationBusy, GatewayError, InvalidRequest, NotFound
-from gateway.plain import PlainForm, text_of
+from gateway.plain import PlainForm
 from gateway.response_object import ResponseEvents, body_again
 from gateway.response_turn import ResponseTurn
 from gateway.store import Item, StoredResponse
@@ -108,12 +106,8 @@ class BackgroundAnswer:
                 self.log.append(Entry("delta", (text, chunk.logprobs)))
 
     def take_plain(self, data: bytes, form: PlainForm) -> None:
-        pieces = form.texts(data)
-        try:
-            texts = [text_of(piece) for piece in pieces or ()]
-        except msgspec.DecodeError:
-            pieces = None
-        if pieces is None:
+        texts = form.decoded(data)
+        if texts is None:
             self.take(form.payloads(data))
             return
         self.turn.take_texts([text for text in texts if text])

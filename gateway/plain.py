@@ -78,6 +78,14 @@ class PlainForm:
         pieces = [event[after_head:] for event in data.split(self.tail)[:-1]]
         return None if any(b'"' in piece for piece in pieces) else pieces
 
+    def decoded(self, data: bytes) -> list[str] | None:
+        """The pieces of text; None when one of them needs a closer look."""
+        pieces = self.texts(data)
+        try:
+            return None if pieces is None else [text_of(piece) for piece in pieces]
+        except msgspec.DecodeError:  # half of a surrogate pair
+            return None
+
     def payloads(self, data: bytes) -> list[bytes]:
         """The same events one by one, without the frame."""
         return [event[len(_PREFIX) :] for event in data.split(_GAP)[:-1]]

@@ -221,12 +221,8 @@ class ChatCompletion(Relayed):
             self._collected.take(chunk)
 
     def take_plain(self, data: bytes, form: PlainForm) -> None:
-        pieces = form.texts(data)
-        try:
-            texts = [text_of(piece) for piece in pieces or ()]
-        except msgspec.DecodeError:
-            pieces = None
-        if pieces is None:
+        texts = form.decoded(data)
+        if texts is None:
             self.take(form.payloads(data))
             return
         self._turn.meter.events += len(texts)
