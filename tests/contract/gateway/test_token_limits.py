@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import httpx2
@@ -98,6 +99,48 @@ def test_who_leaves_pays_for_what_came(gateway: RunningGateway, fake: FakeInfere
 
         used = used_by(client, leave)
         assert len(WORDS) // 2 <= used <= 40  # the prompt's estimate and the events, not the 5000
+
+
+@contextmanager
+def no_slot(gateway: RunningGateway) -> Iterator[None]:
+    """Nobody gets a slot inside the context."""
+    gateway.parts.admission.resize(0)
+    try:
+        yield
+    finally:
+        eventually(lambda: not gateway.parts.admission.waiting)
+        gateway.parts.admission.resize(64)
+
+
+def leave_the_line(gateway: RunningGateway, client: httpx2.Client, path: str) -> None:
+    body = chat(500, stream=True) if path.endswith("completions") else {"input": "hi", "stream": True}
+    with no_slot(gateway), client.stream("POST", path, json=body) as answer:
+        assert b"queued" in next(answer.iter_bytes())
+    eventually(gateway.is_idle)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+def test_who_leaves_the_line_has_used_no_tokens(gateway: RunningGateway, fake: FakeInference, path: str) -> None:
+    with gateway.client(gateway.new_key(tpd=TPD)) as client:
+        assert used_by(client, lambda: leave_the_line(gateway, client, path)) == 0
+    assert all(asked.path == "/tokenize" or asked.body["max_tokens"] == 1 for asked in fake.asked)
+
+
+def test_who_leaves_the_line_has_made_a_request(gateway: RunningGateway, fake: FakeInference) -> None:
+    with gateway.client(gateway.new_key(rpm=2)) as client:
+        for _ in range(2):
+            leave_the_line(gateway, client, "/v1/responses")  # each has left a question in the history
+        assert client.post("/v1/chat/completions", json=chat(1)).status_code == 429
+
+
+def test_what_the_engine_refuses_has_used_no_tokens(gateway: RunningGateway, fake: FakeInference) -> None:
+    with gateway.client(gateway.new_key(tpd=TPD)) as client:
+
+        def ask() -> None:
+            long = client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "a " * 5000}]})
+            assert long.json()["error"]["code"] == "context_length_exceeded", long.text
+
+        assert used_by(client, ask) == 0
 
 
 def test_the_estimate_is_held_while_the_answer_runs(gateway: RunningGateway, fake: FakeInference) -> None:
