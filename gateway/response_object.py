@@ -19,11 +19,14 @@ from gateway.tool_schemas import NamedTool
 from gateway.turn_items import CALL, output_part
 
 TOP_P, TEMPERATURE = 1.0, 1.0
+OUR_SAMPLING = ("top_k", "min_p", "repetition_penalty", "seed")
+"""Parameters that OpenAI's object has no field for; they stand in ours where they were given."""
 
 
 def new_body(response_id: str, request: ResponseRequest, *, model: str, created_at: int) -> dict[str, Any]:
     """A response that has just begun, without its output."""
     conversation_id = request.conversation_id
+    sampling = {name: value for name in OUR_SAMPLING if (value := getattr(request, name)) is not None}
     return {
         "id": response_id,
         "object": "response",
@@ -51,6 +54,7 @@ def new_body(response_id: str, request: ResponseRequest, *, model: str, created_
         "metadata": request.metadata or {},
         "max_total_tokens": request.max_total_tokens,
         "truncated_items": 0,
+        **sampling,
     }
 
 
@@ -161,14 +165,14 @@ class ResponseEvents:
         """It waits for a slot; `place` in the queue is ours."""
         return self._event("response.queued", response=body if place is None else body | {"queue_position": place})
 
-    def in_progress(self, body: dict[str, Any], earlier: str = "") -> bytes:
-        """It runs: the output item and content part that the deltas add to, and the text that there was before.
+    def in_progress(self, body: dict[str, Any], earlier: dict[str, Any] | None = None) -> bytes:
+        """It runs: the output item and content part that the deltas add to, and the part of it that there was before.
 
         An answer that may call functions gets them with its first text, since it may have none.
         """
         begun = self._event("response.in_progress", response=body)
         if earlier:
-            return begun + self.delta(earlier)
+            return begun + self.delta(earlier["text"], earlier.get("logprobs", ()))
         return begun if body.get("tools") else begun + self._message()
 
     def _message(self) -> bytes:
