@@ -200,7 +200,7 @@ class ResponseTurn:
         return await self.parts.upstreams.count(tools_text(self._tools)) if self._tools else 0
 
     async def _charged(self, fitted: Fitted) -> Fitted:
-        tokens = sum(message.tokens for message in fitted.messages)
+        tokens = await self.parts.upstreams.count_prompt(self._prompt(fitted))  # its template and tools, too
         is_limited = self._request.max_output_tokens is not None
         longest = await self.meter.charge_tokens(tokens, fitted.max_tokens, is_limited=is_limited)
         return replace(fitted, max_tokens=longest)
