@@ -19,7 +19,7 @@ from tests.running_gateway import RunningGateway, eventually, run_gateway
 pytestmark = pytest.mark.contract
 Json = dict[str, Any]
 PROMPT = 1 + MESSAGE_TOKENS + TEMPLATE_TOKENS  # how many the word "hi" has at most
-TPD = 100_000  # of a day, so that next to nothing drains while a test runs
+TPD = 8_000  # of a day: a whole token drains in 11 s, so none while a test runs
 
 
 @pytest.fixture(scope="module", params=["memory", "redis"])
