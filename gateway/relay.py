@@ -23,10 +23,10 @@ from gateway.background import BackgroundAnswer, BackgroundAnswers
 from gateway.chat_object import Collected
 from gateway.dialects import Chunk
 from gateway.errors import GatewayError, ShuttingDown
-from gateway.plain import PlainForm, text_of
+from gateway.plain import PlainForm, texts_of
 from gateway.response_object import ResponseEvents, output_item
 from gateway.response_turn import ResponseTurn
-from gateway.sending import send_now
+from gateway.sending import Write, writer
 from gateway.sse import DONE, render
 from gateway.telemetry import notes
 from gateway.turn import ChatTurn
@@ -49,6 +49,7 @@ class Relayed(Response, ABC):
         self.request_id: str = scope["state"]["request_id"]
         self.send = send
         self.send_body: Send = scope["state"]["send_body"]
+        self._write: Write = writer(self.send_body)
         work = asyncio.create_task(self.answer())
         # In this request's context, so that the log knows whom it is about.
         scope["state"]["when_left"] = functools.partial(contextvars.copy_context().run, self._left, work)
@@ -102,7 +103,7 @@ class Relayed(Response, ABC):
         """Sends a piece of the stream at once; returns what to await when the caller reads too slowly for more."""
         if not events:
             return None
-        self._unsent = send_now(self.send_body, {"type": "http.response.body", "body": events, "more_body": True})
+        self._unsent = self._write(events)
         return self._unsent
 
     async def end_stream(self, closing: bytes) -> None:
@@ -172,13 +173,12 @@ class ChatStream(Relayed):
                 continue
             self._kept.append(b"data: %b\n\n" % payload)
 
-    def take_plain(self, data: bytes, form: PlainForm) -> None:
-        self._turn.meter.events += data.count(b"\n\n")
-        self._kept.append(form.renamed(data))
+    def take_plain(self, pieces: list[bytes], form: PlainForm) -> None:
+        self._turn.meter.events += len(pieces)
+        self._kept.append(form.renamed(pieces))
 
     def flush(self) -> Awaitable[None] | None:
-        kept, self._kept = self._kept, []
-        return self.send_events(kept[0] if len(kept) == 1 else b"".join(kept))
+        return self.send_events(taken(self._kept))
 
     def _is_wanted(self, chunk: Chunk) -> bool:
         self._turn.note(chunk)
@@ -220,13 +220,13 @@ class ChatCompletion(Relayed):
             self._turn.note(chunk)
             self._collected.take(chunk)
 
-    def take_plain(self, data: bytes, form: PlainForm) -> None:
-        texts = form.decoded(data)
+    def take_plain(self, pieces: list[bytes], form: PlainForm) -> None:
+        texts = texts_of(pieces)
         if texts is None:
-            self.take(form.payloads(data))
+            self.take(form.payloads(pieces))
             return
         self._turn.meter.events += len(texts)
-        self._collected.take(Chunk(text="".join(texts)))
+        self._collected.add(texts)
 
     def flush(self) -> None:
         """Nothing is sent before the end."""
@@ -275,21 +275,16 @@ class ResponseStream(Relayed):
             if text := self._turn.take(chunk):
                 self._kept.append(self._events.delta(text, chunk.logprobs))
 
-    def take_plain(self, data: bytes, form: PlainForm) -> None:
-        pieces = form.texts(data)
-        try:
-            texts = [text_of(piece) for piece in pieces or ()]
-        except msgspec.DecodeError:
-            pieces = None
-        if pieces is None or b"" in pieces:
-            self.take(form.payloads(data))
+    def take_plain(self, pieces: list[bytes], form: PlainForm) -> None:
+        texts = texts_of(pieces)
+        if texts is None or b"" in pieces:
+            self.take(form.payloads(pieces))
             return
         self._turn.take_texts(texts)
-        self._kept.append(self._events.deltas([b'"%b"' % piece for piece in pieces]))
+        self._kept.append(self._events.deltas(pieces))
 
     def flush(self) -> Awaitable[None] | None:
-        kept, self._kept = self._kept, []
-        return self.send_events(kept[0] if len(kept) == 1 else b"".join(kept))
+        return self.send_events(taken(self._kept))
 
 
 class ResponseObject(Relayed):
@@ -313,8 +308,12 @@ class ResponseObject(Relayed):
         for payload in payloads:
             self._turn.take(self._generation.decode(payload))
 
-    def take_plain(self, data: bytes, form: PlainForm) -> None:
-        self.take(form.payloads(data))
+    def take_plain(self, pieces: list[bytes], form: PlainForm) -> None:
+        texts = texts_of(pieces)
+        if texts is None:
+            self.take(form.payloads(pieces))
+        else:
+            self._turn.take_texts(texts)
 
     def flush(self) -> None:
         """Nothing is sent before the end."""
@@ -385,3 +384,10 @@ _STREAM_HEADERS = [
 
 def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+def taken(kept: list[bytes]) -> bytes:
+    """All that is kept, which is then empty."""
+    whole = kept[0] if len(kept) == 1 else b"".join(kept)
+    kept.clear()
+    return whole

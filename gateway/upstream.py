@@ -20,7 +20,7 @@ from gateway.plain import PlainForm
 from gateway.settings import Timeouts, UpstreamAddress
 from gateway.sse import DONE, EventSplitter
 from gateway.telemetry import trace_headers
-from gateway.wire import Address, ConnectFailed, Connections, Exchange, ReadTimeout, WireError
+from gateway.wire import Address, ConnectFailed, Connections, Exchange, Passed, ReadTimeout, WireError
 
 log = logging.getLogger("gateway.upstream")
 DIALECTS: Mapping[str, Dialect] = {"llamacpp": llamacpp, "tgi": tgi, "lmdeploy": lmdeploy, "openai": openai}
@@ -37,8 +37,8 @@ class Sink(Protocol):
     def take(self, payloads: list[bytes]) -> None:
         """Events, in OpenAI's form. May raise GatewayError for what one of them says."""
 
-    def take_plain(self, data: bytes, form: PlainForm) -> None:
-        """A piece of the stream that holds nothing but events of this form."""
+    def take_plain(self, pieces: list[bytes], form: PlainForm) -> None:
+        """Events of this form, with these pieces of text. May raise like `take`."""
 
     def flush(self) -> Awaitable[None] | None:
         """The read is over: sends what it gave; returns what to await before anything more is read."""
@@ -252,13 +252,29 @@ class Generation:
         if (held := sink.flush()) is not None:
             await held
         if not self._is_over:
-            await _in_words(self._exchange.relay(self._hand_on, self._timeouts.between_tokens_s))
+            await _in_words(self._exchange.relay(self._hand_on, self._timeouts.between_tokens_s, self._pass_whole))
         if not self._is_over and not self._may_end_without_done:
             raise UpstreamFailed("The inference server's answer broke off. Try again.")
         if self._repair is not None and self._repair.is_over:
             sink.take(await self._own_usage(self._repair))
             if (held := sink.flush()) is not None:
                 await held
+
+    def _pass_whole(self, data: bytes) -> Passed:
+        """Hands on a read that is nothing but whole events that only add text: the short way of nearly all tokens."""
+        form, sink, repair = self._form, self._sink, self._repair
+        if form is None or sink is None or self._splitter.rest:
+            return False
+        pieces = form.pieces(data)
+        if pieces is None or (repair is not None and not repair.may_pass(len(pieces))):
+            return False
+        self._exchange.heard()
+        try:
+            sink.take_plain(pieces, form)
+        except GatewayError:
+            sink.flush()  # what came before the event that reports it
+            raise
+        return sink.flush()
 
     def _hand_on(self, data: bytes) -> Awaitable[None] | None:
         if self._sink is None:  # closed
@@ -281,10 +297,11 @@ class Generation:
         if self._form is None:
             return data
         events, end = self._form.count(data)
-        if not events or (self._repair is not None and not self._repair.may_pass(events)):
+        pieces = self._form.pieces(data[:end]) if events else None
+        if pieces is None or (self._repair is not None and not self._repair.may_pass(events)):
             return data
         self._exchange.heard()
-        sink.take_plain(data[:end], self._form)
+        sink.take_plain(pieces, self._form)
         return data[end:]
 
     def _hand_on_next(self, data: bytes, sink: Sink) -> bytes:
