@@ -152,7 +152,7 @@ class ChatStream(Relayed):
             if not self.has_started:
                 raise
             closing = self._failure(self.in_words(broken))
-        await self.end_stream(closing)
+        await self.end_stream(taken(self._kept) + closing)
 
     def _ending(self) -> bytes:
         return render(DONE)
@@ -178,6 +178,8 @@ class ChatStream(Relayed):
         self._kept.append(form.renamed(pieces))
 
     def flush(self) -> Awaitable[None] | None:
+        if self._generation is not None and self._generation.is_over:
+            return None  # sent in one piece with the end, which follows at once
         return self.send_events(taken(self._kept))
 
     def _is_wanted(self, chunk: Chunk) -> bool:

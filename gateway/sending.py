@@ -6,6 +6,7 @@ without ever giving control away, and so can be run to its end from within a cal
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 Write = Callable[[bytes], Awaitable[None] | None]
 """Sends a piece of a body; returns what to await when its reader is too slow for more."""
+_STATUS_LINE = b"HTTP/1.1 "
 
 
 def writer(send: Send) -> Write:
@@ -25,20 +27,52 @@ def writer(send: Send) -> Write:
     return lambda body: send_now(send, {"type": "http.response.body", "body": body, "more_body": True})
 
 
+class JoinedWrites:
+    """A connection whose answers begin with one write: the head waits for what is sent behind it in the same step of
+    the loop. Each write costs a system call, and wakes the reader."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self.write_now = transport.write
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(_STATUS_LINE):
+            self._head = data
+            self._loop.call_soon(self._flush)
+            return
+        self.write_now(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self.write_now(head)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class _ChunkWriter:
     """What uvicorn does with a piece of a body without a length, without a message and a coroutine for each."""
-
-    __slots__ = ("_cycle", "_flow", "_write")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
         self._flow = cycle.flow
         self._write = cycle.transport.write
+        self._write_now = getattr(cycle.transport, "write_now", self._write)
 
     def __call__(self, body: bytes) -> Awaitable[None] | None:
         if self._cycle.disconnected:
             return None
         self._write(b"%x\r\n%b\r\n" % (len(body), body))
+        self._write = self._write_now  # the head is sent
         return _Room(self._flow) if self._flow.write_paused else None
 
 

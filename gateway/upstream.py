@@ -213,19 +213,24 @@ class Generation:
         self._count_prompt = count_prompt
         self._splitter = EventSplitter()
         self._first: list[bytes] = []
+        self._unread = b""
         self._on_close: Callable[[], None] | None = None
         self._sink: Sink | None = None
         self._form: PlainForm | None = None
-        self._is_over = False
+        self.is_over = False
+        """Whether the answer's last event has come."""
 
     async def await_first_event(self) -> None:
         """Waits for the first event and keeps it for `relay`. Raises what it reports: that is an honest status yet."""
         loop = asyncio.get_running_loop()
         due_at = loop.time() + self._timeouts.first_token_s  # comments keep a connection alive, and are no news
-        while not self._first and not self._is_over:
-            data = await _in_words(self._exchange.read(max(0.0, due_at - loop.time())))
-            if not data:
+        while not self._first and not self.is_over:
+            self._unread = self._unread or await _in_words(self._exchange.read(max(0.0, due_at - loop.time())))
+            if not self._unread:
                 break
+            end = 0 if self._splitter.rest else self._unread.find(_GAP) + len(_GAP)
+            end = end if end >= len(_GAP) else len(self._unread)
+            data, self._unread = self._unread[:end], self._unread[end:]
             payloads = self._splitter.feed(data)
             self._first = self._patched(payloads) if payloads else []
         if not self._first:
@@ -249,11 +254,12 @@ class Generation:
         except GatewayError:
             sink.flush()  # what came before the event that reports it
             raise
-        if (held := sink.flush()) is not None:
+        unread, self._unread = self._unread, b""
+        if (held := self._hand_on(unread)) is not None:
             await held
-        if not self._is_over:
+        if not self.is_over:
             await _in_words(self._exchange.relay(self._hand_on, self._timeouts.between_tokens_s, self._pass_whole))
-        if not self._is_over and not self._may_end_without_done:
+        if not self.is_over and not self._may_end_without_done:
             raise UpstreamFailed("The inference server's answer broke off. Try again.")
         if self._repair is not None and self._repair.is_over:
             sink.take(await self._own_usage(self._repair))
@@ -280,7 +286,7 @@ class Generation:
         if self._sink is None:  # closed
             return None
         try:
-            while data and not self._is_over:
+            while data and not self.is_over:
                 if not self._splitter.rest:
                     data = self._hand_on_plain(data, self._sink)
                 if data:
@@ -288,7 +294,7 @@ class Generation:
         except GatewayError:
             self._sink.flush()
             raise
-        if self._is_over:
+        if self.is_over:
             self._exchange.stop()
         return self._sink.flush()
 
@@ -321,7 +327,7 @@ class Generation:
 
     def _patched(self, payloads: list[bytes]) -> list[bytes]:
         if payloads[-1] == DONE:
-            self._is_over = True
+            self.is_over = True
             del payloads[-1]
         return payloads if self._repair is None else self._repaired(payloads, self._repair)
 
@@ -331,11 +337,11 @@ class Generation:
             if (patched := repair.patched(payload)) is not None:
                 repaired.append(patched)
             if repair.is_over:
-                self._is_over = True
+                self.is_over = True
                 self._exchange.close()
                 break
         else:
-            if self._is_over:
+            if self.is_over:
                 repaired += repair.ending()
         if repair.is_done:
             self._repair = None
