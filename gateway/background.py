@@ -113,6 +113,10 @@ class BackgroundAnswer:
         self.turn.take_texts([text for text in texts if text])
         self.log.extend(Entry("delta", (text,)) for text in texts if text)
 
+    def pass_on(self, piece: bytes, form: PlainForm) -> None:
+        self.take_plain([piece], form)
+        self._tell()
+
     def flush(self) -> None:
         self._tell()
 

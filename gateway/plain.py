@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import msgspec
 
 _TEXT = re.compile(rb'"content": ?"((?:[^"\\]|\\.)*)"')
-_PREFIX, _GAP = b"data: ", b"\n\n"
+_PREFIX, _GAP, _CRLF = b"data: ", b"\n\n", b"\r\n"
 _FIRST_STRETCH_BYTES = 4096
 
 
@@ -31,7 +31,8 @@ class PlainForm:
         self._head_bytes, self._tail_bytes = len(head), len(tail)
         self._around_bytes = len(head) + len(tail)
         self._between = tail + head
-        self._our_head, self._our_tail = our_head, our_tail
+        self._end = tail + _CRLF
+        self.our_head, self.our_tail = our_head, our_tail
         self._our_between = our_tail + our_head
 
     @classmethod
@@ -61,6 +62,19 @@ class PlainForm:
         pieces = inner.split(self._between)
         return pieces if inner.count(_GAP) + 1 == len(pieces) else None
 
+    def only_piece(self, data: bytes) -> bytes | None:
+        """The same of a read that is one HTTP chunk (RFC 9112, section 7.1) with one event: what most reads are."""
+        begin = data.find(_CRLF) + len(_CRLF)
+        if not (data.startswith(self.head, begin) and data.endswith(self._end)):
+            return None
+        piece, size = data[begin + self._head_bytes : -len(self._end)], len(data) - begin - len(_CRLF)
+        if b"\n" in piece or size < self._around_bytes:
+            return None
+        try:
+            return piece if int(data[: begin - len(_CRLF)], 16) == size else None
+        except ValueError:
+            return None
+
     def count(self, data: bytes) -> tuple[int, int]:
         """How many whole events of this form `data` surely begins with, and where they end; (0, 0) for none.
 
@@ -83,7 +97,7 @@ class PlainForm:
 
     def renamed(self, pieces: Sequence[bytes]) -> bytes:
         """The events of these pieces with our head and tail."""
-        return b"%b%b%b" % (self._our_head, self._our_between.join(pieces), self._our_tail)
+        return b"%b%b%b" % (self.our_head, self._our_between.join(pieces), self.our_tail)
 
     def payloads(self, pieces: Sequence[bytes]) -> list[bytes]:
         """The events of these pieces one by one as the engine wrote them, without the frame."""
@@ -95,10 +109,16 @@ _decode = msgspec.json.Decoder(str).decode
 _is_as_written = re.compile(rb'[^"\\\x00-\x1f]*').fullmatch
 
 
-def texts_of(pieces: Sequence[bytes]) -> list[str] | None:
-    """The texts that pieces are, as they stand in JSON strings; None when one of them needs a closer look, such as one
-    with further fields in it, or half of a surrogate pair."""
+def text_of(piece: bytes) -> str | None:
+    """The text that a piece is, as it stands in a JSON string; None when it needs a closer look, such as one with
+    further fields in it, or half of a surrogate pair."""
     try:
-        return [piece.decode() if _is_as_written(piece) else _decode(b'"%b"' % piece) for piece in pieces]
+        return piece.decode() if _is_as_written(piece) else _decode(b'"%b"' % piece)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
+
+
+def texts_of(pieces: Sequence[bytes]) -> list[str] | None:
+    """The same of several; None when one of them needs a closer look."""
+    texts = [text for piece in pieces if (text := text_of(piece)) is not None]
+    return texts if len(texts) == len(pieces) else None

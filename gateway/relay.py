@@ -23,7 +23,7 @@ from gateway.background import BackgroundAnswer, BackgroundAnswers
 from gateway.chat_object import Collected
 from gateway.dialects import Chunk
 from gateway.errors import GatewayError, ShuttingDown
-from gateway.plain import PlainForm, texts_of
+from gateway.plain import PlainForm, text_of, texts_of
 from gateway.response_object import ResponseEvents, output_item
 from gateway.response_turn import ResponseTurn
 from gateway.sending import Write, writer
@@ -177,6 +177,11 @@ class ChatStream(Relayed):
         self._turn.meter.events += len(pieces)
         self._kept.append(form.renamed(pieces))
 
+    def pass_on(self, piece: bytes, form: PlainForm) -> Awaitable[None] | None:
+        self._turn.meter.events += 1
+        self._unsent = self._write(form.our_head + piece + form.our_tail)
+        return self._unsent
+
     def flush(self) -> Awaitable[None] | None:
         if self._generation is not None and self._generation.is_over:
             return None  # sent in one piece with the end, which follows at once
@@ -230,6 +235,9 @@ class ChatCompletion(Relayed):
         self._turn.meter.events += len(texts)
         self._collected.add(texts)
 
+    def pass_on(self, piece: bytes, form: PlainForm) -> None:
+        self.take_plain([piece], form)
+
     def flush(self) -> None:
         """Nothing is sent before the end."""
 
@@ -263,7 +271,7 @@ class ResponseStream(Relayed):
             if not self.has_started:
                 raise
             closing = events.failed(turn.body, self.in_words(broken))
-        await self.end_stream(closing)
+        await self.end_stream(taken(self._kept) + closing)
 
     async def _tell_place(self, place: int) -> None:
         body = self._turn.body
@@ -284,6 +292,15 @@ class ResponseStream(Relayed):
             return
         self._turn.take_texts(texts)
         self._kept.append(self._events.deltas(pieces))
+
+    def pass_on(self, piece: bytes, form: PlainForm) -> Awaitable[None] | None:
+        text = text_of(piece)
+        if not text:
+            self.take_plain([piece], form)
+            return self.flush()
+        self._turn.take_text(text)
+        self._unsent = self._write(self._events.piece(piece))
+        return self._unsent
 
     def flush(self) -> Awaitable[None] | None:
         return self.send_events(taken(self._kept))
@@ -316,6 +333,9 @@ class ResponseObject(Relayed):
             self.take(form.payloads(pieces))
         else:
             self._turn.take_texts(texts)
+
+    def pass_on(self, piece: bytes, form: PlainForm) -> None:
+        self.take_plain([piece], form)
 
     def flush(self) -> None:
         """Nothing is sent before the end."""

@@ -190,6 +190,13 @@ class ResponseEvents:
         opening = b"" if self._has_item else self._message()
         return opening + self._part_event("response.output_text.delta", delta=text, logprobs=logprobs)
 
+    def piece(self, piece: bytes) -> bytes:
+        """One piece of the answer, as it stands in a JSON string."""
+        if not self._has_item or self._next <= self._after:
+            return self.deltas([piece])
+        number, self._next = self._next, self._next + 1
+        return self._delta % (number, piece)
+
     def deltas(self, pieces: Sequence[bytes]) -> bytes:
         """Pieces of the answer, each as it stands in a JSON string."""
         opening = b"" if self._has_item else self._message()

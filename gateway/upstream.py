@@ -20,7 +20,7 @@ from gateway.plain import PlainForm
 from gateway.settings import Timeouts, UpstreamAddress
 from gateway.sse import DONE, EventSplitter
 from gateway.telemetry import trace_headers
-from gateway.wire import Address, ConnectFailed, Connections, Exchange, Passed, ReadTimeout, WireError
+from gateway.wire import Address, ConnectFailed, Connections, Exchange, ReadTimeout, WireError, unchunked
 
 log = logging.getLogger("gateway.upstream")
 DIALECTS: Mapping[str, Dialect] = {"llamacpp": llamacpp, "tgi": tgi, "lmdeploy": lmdeploy, "openai": openai}
@@ -35,10 +35,14 @@ class Sink(Protocol):
     """Where the events of an answer go. All must be quick: they run in the loop's own callbacks."""
 
     def take(self, payloads: list[bytes]) -> None:
-        """Events, in OpenAI's form. May raise GatewayError for what one of them says."""
+        """Events, in OpenAI's form. May raise GatewayError for what one of them says; what came before that one is
+        sent with the end."""
 
     def take_plain(self, pieces: list[bytes], form: PlainForm) -> None:
         """Events of this form, with these pieces of text. May raise like `take`."""
+
+    def pass_on(self, piece: bytes, form: PlainForm) -> Awaitable[None] | None:
+        """A read that is one such event: `take_plain` and `flush` in one."""
 
     def flush(self) -> Awaitable[None] | None:
         """The read is over: sends what it gave; returns what to await before anything more is read."""
@@ -249,16 +253,12 @@ class Generation:
             GatewayError: whatever `sink` raised.
         """
         self._sink = sink
-        try:
-            sink.take(self._first)
-        except GatewayError:
-            sink.flush()  # what came before the event that reports it
-            raise
+        sink.take(self._first)
         unread, self._unread = self._unread, b""
         if (held := self._hand_on(unread)) is not None:
             await held
         if not self.is_over:
-            await _in_words(self._exchange.relay(self._hand_on, self._timeouts.between_tokens_s, self._pass_whole))
+            await _in_words(self._exchange.relay(self._hand_on, self._timeouts.between_tokens_s))
         if not self.is_over and not self._may_end_without_done:
             raise UpstreamFailed("The inference server's answer broke off. Try again.")
         if self._repair is not None and self._repair.is_over:
@@ -266,34 +266,40 @@ class Generation:
             if (held := sink.flush()) is not None:
                 await held
 
-    def _pass_whole(self, data: bytes) -> Passed:
-        """Hands on a read that is nothing but whole events that only add text: the short way of nearly all tokens."""
+    def _pass_on(self, data: bytes) -> bool:
+        """The short way of nearly all tokens: a read, as it is on the wire, of events that only add text."""
         form, sink, repair = self._form, self._sink, self._repair
         if form is None or sink is None or self._splitter.rest:
             return False
-        pieces = form.pieces(data)
-        if pieces is None or (repair is not None and not repair.may_pass(len(pieces))):
+        piece = form.only_piece(data)
+        if piece is None:
+            return self._pass_many(data, form, sink)
+        if repair is not None and not repair.may_pass(1):
             return False
         self._exchange.heard()
-        try:
-            sink.take_plain(pieces, form)
-        except GatewayError:
-            sink.flush()  # what came before the event that reports it
-            raise
-        return sink.flush()
+        if (held := sink.pass_on(piece, form)) is not None:
+            self._exchange.hold(held)
+        return True
+
+    def _pass_many(self, data: bytes, form: PlainForm, sink: Sink) -> bool:
+        body = unchunked(data)
+        pieces = None if body is None else form.pieces(body)
+        if pieces is None or (self._repair is not None and not self._repair.may_pass(len(pieces))):
+            return False
+        self._exchange.heard()
+        sink.take_plain(pieces, form)
+        if (held := sink.flush()) is not None:
+            self._exchange.hold(held)
+        return True
 
     def _hand_on(self, data: bytes) -> Awaitable[None] | None:
         if self._sink is None:  # closed
             return None
-        try:
-            while data and not self.is_over:
-                if not self._splitter.rest:
-                    data = self._hand_on_plain(data, self._sink)
-                if data:
-                    data = self._hand_on_next(data, self._sink)
-        except GatewayError:
-            self._sink.flush()
-            raise
+        while data and not self.is_over:
+            if not self._splitter.rest:
+                data = self._hand_on_plain(data, self._sink)
+            if data:
+                data = self._hand_on_next(data, self._sink)
         if self.is_over:
             self._exchange.stop()
         return self._sink.flush()
@@ -320,6 +326,7 @@ class Generation:
             patched = self._patched(payloads)
             if can_learn and patched and self.is_plain_delta(payloads[-1]):
                 self._form = PlainForm.learn(payloads[-1], patched[-1])
+                self._exchange.shortcut = self._pass_on
             sink.take(patched)
         elif len(self._splitter.rest) > _LARGEST_EVENT_BYTES:
             raise UpstreamFailed("The inference server sent an event without an end. Try again.")

@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self, cast
+from typing import Self, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -25,9 +25,8 @@ _KEEP_AT_MOST = 256
 _LINGER_S = 1.0
 Take = Callable[[bytes], Awaitable[None] | None]
 """Gets the bytes of one read. What it returns is awaited before anything more is read."""
-Passed = Awaitable[None] | Literal[False] | None
-Pass = Callable[[bytes], Passed]
-"""The same for a read that is whole HTTP chunks; False when it did nothing with it."""
+Pass = Callable[[bytes], bool]
+"""Gets a read as it is on the wire, with HTTP's frames; False when it did nothing with it."""
 _CRLF = b"\r\n"
 
 
@@ -108,7 +107,8 @@ class Exchange(asyncio.Protocol):
         self._due_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._take: Take | None = None
-        self._pass: Pass | None = None
+        self.shortcut: Pass | None = None
+        """Gets each read first while `relay` runs, and spares the parser those that are whole HTTP chunks."""
         self._held: Awaitable[None] | None = None
         self._raised: Exception | None = None
         self.heard_at = 0.0
@@ -138,11 +138,10 @@ class Exchange(asyncio.Protocol):
         self._go_on_reading()
         return data
 
-    async def relay(self, take: Take, timeout_s: float, whole: Pass | None = None) -> None:
+    async def relay(self, take: Take, timeout_s: float) -> None:
         """Hands the rest of the body to `take`, read by read as it comes, until it has ended or `stop` was called.
 
-        `take` says by `heard` what counts as news. `whole` gets reads first that are whole HTTP chunks, which spares
-        them the parser.
+        `take` says by `heard` what counts as news.
 
         Raises:
             ReadTimeout: no news for `timeout_s`.
@@ -151,7 +150,6 @@ class Exchange(asyncio.Protocol):
         """
         self.heard()
         self._take = take
-        self._pass = whole
         try:
             while True:
                 while self._chunks:
@@ -167,7 +165,7 @@ class Exchange(asyncio.Protocol):
                     held, self._held = self._held, None
                     await self._pause_for(held)
         finally:
-            self._take = self._pass = None
+            self._take = self.shortcut = None
 
     def heard(self) -> None:
         """News came."""
@@ -305,8 +303,7 @@ class Exchange(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._has_heard = True
-        is_handing_on = self._take is not None and self._held is None and self._raised is None
-        if is_handing_on and self._pass is not None and self._has_passed(self._pass, data):
+        if self.shortcut is not None and self._has_passed(self.shortcut, data):
             return
         try:
             self._parser.feed_data(data)
@@ -317,35 +314,33 @@ class Exchange(asyncio.Protocol):
             if self._has_whole_message and self._transport is not None and self._kept is not None:
                 self._park(self._transport, self._kept)
             return
-        if is_handing_on:
-            self._hand_on()
+        if self._take is not None and self._held is None and self._raised is None:
+            self._hand_on(self._take)
             return
         if self._buffered > _HIGH_WATER_BYTES:
             self._pause()
         self._wake()
 
-    def _has_passed(self, whole: Pass, data: bytes) -> bool:
-        body = _unchunked(data)
-        if body is None:
+    def _has_passed(self, shortcut: Pass, data: bytes) -> bool:
+        if self._take is None or self._held is not None or self._raised is not None:
             return False
         try:
-            held = whole(body)
+            return shortcut(data)
         except Exception as error:  # as in `_hand_on`
             self._raised = error
             self._wake()
             return True
-        if held is False:
-            return False
-        if held is not None:
-            self._held = held
-            self._pause()
-            self._wake()
-        return True
 
-    def _hand_on(self) -> None:
-        if self._chunks and self._take is not None:
+    def hold(self, held: Awaitable[None]) -> None:
+        """For the shortcut: nothing more is read before `held` is done."""
+        self._held = held
+        self._pause()
+        self._wake()
+
+    def _hand_on(self, take: Take) -> None:
+        if self._chunks:
             try:
-                self._held = self._take(self._taken())
+                self._held = take(self._taken())
             except Exception as error:  # `relay` raises it in the task that waits there
                 self._raised = error
             if self._held is not None:
@@ -386,7 +381,7 @@ class Exchange(asyncio.Protocol):
         self._may_stay = self._has_head and self._parser.should_keep_alive()
 
 
-def _unchunked(data: bytes) -> bytes | None:
+def unchunked(data: bytes) -> bytes | None:
     """The body in a read that is nothing but whole HTTP chunks (RFC 9112, section 7.1), if it is known to be.
 
     It is when it holds no line ends but those of the chunks' frames, and all sizes are right; then the parser, which
