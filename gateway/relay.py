@@ -50,10 +50,25 @@ class Relayed(Response, ABC):
         self.send = send
         self.send_body: Send = scope["state"]["send_body"]
         self._write: Write = writer(self.send_body)
-        work = asyncio.create_task(self.answer())
+        if scope["state"].get("tells_departures"):
+            await self._until_told(scope["state"])
+        else:
+            await self._until_departure(asyncio.create_task(self.answer()), receive)
+
+    async def _until_told(self, state: dict[str, Any]) -> None:
+        """The answer in this very task, where our own server calls `when_left`."""
+        work = asyncio.current_task()
+        assert work is not None
         # In this request's context, so that the log knows whom it is about.
-        scope["state"]["when_left"] = functools.partial(contextvars.copy_context().run, self._left, work)
-        await self._until_departure(work, receive)
+        state["when_left"] = functools.partial(contextvars.copy_context().run, self._left, work)
+        try:
+            if state.get("has_left"):
+                self._left(work)
+            await self.answer()
+        except asyncio.CancelledError:
+            if not self._has_left:
+                raise
+            work.uncancel()
 
     async def _until_departure(self, work: asyncio.Task[None], receive: Receive) -> None:
         """Waits for the answer; when the caller leaves first, it is cancelled, and tidies up."""

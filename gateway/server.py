@@ -48,7 +48,9 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self.cycle is not None and not self.cycle.response_complete:
-            when_left = self.cycle.scope["state"].get("when_left")  # sooner than a task could hear of it
+            state = self.cycle.scope["state"]
+            state["has_left"] = True
+            when_left = state.get("when_left")  # sooner than a task could hear of it
             if when_left is not None:
                 when_left()
 
@@ -121,6 +123,7 @@ def _with_own_send(app: ASGIApp) -> ASGIApp:
             return
         state = scope["state"]
         state["send_body"] = send
+        state["tells_departures"] = True
         try:
             await app(scope, receive, send)
         finally:  # `send` knows the scope: left in it, both would wait for the cycle collector
