@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.errors import ConversationBusy, GatewayError, InvalidRequest, NotFound
-from gateway.plain import PlainForm
+from gateway.plain import PlainForm, texts_of
 from gateway.response_object import ResponseEvents, body_again
 from gateway.response_turn import ResponseTurn
 from gateway.store import Item, StoredResponse
@@ -105,13 +105,17 @@ class BackgroundAnswer:
             if text := self.turn.take(chunk):
                 self.log.append(Entry("delta", (text, chunk.logprobs)))
 
-    def take_plain(self, data: bytes, form: PlainForm) -> None:
-        texts = form.decoded(data)
+    def take_plain(self, pieces: list[bytes], form: PlainForm) -> None:
+        texts = texts_of(pieces)
         if texts is None:
-            self.take(form.payloads(data))
+            self.take(form.payloads(pieces))
             return
         self.turn.take_texts([text for text in texts if text])
         self.log.extend(Entry("delta", (text,)) for text in texts if text)
+
+    def pass_on(self, piece: bytes, form: PlainForm) -> None:
+        self.take_plain([piece], form)
+        self._tell()
 
     def flush(self) -> None:
         self._tell()

@@ -154,7 +154,9 @@ class ResponseEvents:
         self._has_item = False
         self._delta = (
             b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":%d,'
-            b'"item_id":"' + answer_id.encode() + b'","output_index":0,"content_index":0,"delta":%b,"logprobs":[]}\n\n'
+            b'"item_id":"'
+            + answer_id.encode()
+            + b'","output_index":0,"content_index":0,"delta":"%b","logprobs":[]}\n\n'
         )
 
     def created(self, body: dict[str, Any]) -> bytes:
@@ -188,12 +190,19 @@ class ResponseEvents:
     def delta(self, text: str, logprobs: Sequence[Any] = ()) -> bytes:
         """One piece of the answer, with the log probabilities of its tokens when they were asked for."""
         if not logprobs:
-            return self.deltas([msgspec.json.encode(text)])
+            return self.deltas([msgspec.json.encode(text)[1:-1]])
         opening = b"" if self._has_item else self._message()
         return opening + self._part_event("response.output_text.delta", delta=text, logprobs=logprobs)
 
+    def piece(self, piece: bytes) -> bytes:
+        """One piece of the answer, as it stands in a JSON string."""
+        if not self._has_item or self._next <= self._after:
+            return self.deltas([piece])
+        number, self._next = self._next, self._next + 1
+        return self._delta % (number, piece)
+
     def deltas(self, pieces: Sequence[bytes]) -> bytes:
-        """Pieces of the answer, each a JSON string."""
+        """Pieces of the answer, each as it stands in a JSON string."""
         opening = b"" if self._has_item else self._message()
         first = self._next
         self._next += len(pieces)

@@ -137,6 +137,11 @@ class ResponseTurn:
             self.meter.note(chunk.usage)
         return chunk.text
 
+    def take_text(self, text: str) -> None:
+        """Adds an event that only adds a piece of text."""
+        self.meter.events += 1
+        self._texts.append(text)
+
     def take_texts(self, texts: Sequence[str]) -> None:
         """Adds events that each only add a piece of text."""
         self.meter.events += len(texts)

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.errors import GatewayError, HeadTooLarge
+from gateway.sending import JoinedWrites
 
 _AFTER_DRAIN_S = 2
 _LARGEST_HEAD_BYTES = 64 << 10
@@ -31,6 +32,10 @@ class BoundedHttp(HttpToolsProtocol):
         self._is_in_head = False
         self._head_bytes = 0
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        joined = JoinedWrites(cast("asyncio.Transport", transport), self.loop)
+        super().connection_made(cast("asyncio.Transport", joined))
+
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if not self._is_in_head:
@@ -43,7 +48,9 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self.cycle is not None and not self.cycle.response_complete:
-            when_left = self.cycle.scope["state"].get("when_left")  # sooner than a task could hear of it
+            state = self.cycle.scope["state"]
+            state["has_left"] = True
+            when_left = state.get("when_left")  # sooner than a task could hear of it
             if when_left is not None:
                 when_left()
 
@@ -116,6 +123,7 @@ def _with_own_send(app: ASGIApp) -> ASGIApp:
             return
         state = scope["state"]
         state["send_body"] = send
+        state["tells_departures"] = True
         try:
             await app(scope, receive, send)
         finally:  # `send` knows the scope: left in it, both would wait for the cycle collector
