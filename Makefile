@@ -30,7 +30,7 @@ check: setup-dev ## formatting, lint, types
 	bash -n scripts/*.sh .ci/run
 
 .PHONY: test-fast
-test-fast: setup-dev ## unit and contract tests, a minute and a half, no network
+test-fast: setup-dev ## unit and contract tests, one to two minutes, no network
 	$(PY) -m pytest -q -n 4 --dist loadfile -m "unit or contract" tests/unit tests/contract
 
 .PHONY: test
