@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.errors import GatewayError, HeadTooLarge
+from gateway.errors import GatewayError, HeadTooLarge, InvalidRequest
 from gateway.sending import JoinedWrites
 
 _AFTER_DRAIN_S = 2
@@ -54,6 +54,10 @@ class BoundedHttp(HttpToolsProtocol):
             if when_left is not None:
                 when_left()
 
+    def send_400_response(self, msg: str) -> None:
+        self.transport.write(_NOT_HTTP)
+        self.transport.close()
+
     def on_message_begin(self) -> None:
         self._is_in_head, self._head_bytes = True, 0
         super().on_message_begin()
@@ -70,6 +74,7 @@ def _raw_answer(error: GatewayError) -> bytes:
     return f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body
 
 
+_NOT_HTTP = _raw_answer(InvalidRequest("The request is not valid HTTP/1.1."))
 _HEAD_TOO_LARGE = _raw_answer(HeadTooLarge(f"The request's headers are larger than {_LARGEST_HEAD_BYTES:,} bytes."))
 
 
