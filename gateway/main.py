@@ -88,7 +88,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     admission = _admission(settings, upstreams) if redis is None else redis.admission(settings, upstreams)
     background = BackgroundAnswers()
-    shared_answers = SharedAnswers(background, database, store, redis.inbox if redis is not None else None)
+    inbox = redis.inbox if redis is not None else None
+    shared_answers = SharedAnswers(background, database, store, open_turns, inbox)
     retention = Retention(
         database, conversation_days=settings.retention_days, response_days=settings.response_retention_days
     )

@@ -22,7 +22,8 @@ import msgspec
 from gateway.answer_log import AnswerLog, Entry, entries_of
 from gateway.background import GOODBYE_S, BackgroundAnswer, BackgroundAnswers
 from gateway.database import Database
-from gateway.errors import ConversationBusy, GatewayError, NotFound
+from gateway.errors import ConversationBusy, GatewayError, NotFound, ShuttingDown
+from gateway.open_turns import OpenTurns
 from gateway.store import Item, Store, StoredResponse
 
 if TYPE_CHECKING:
@@ -106,11 +107,20 @@ class SharedAnswers:
     """Both sides of it, for one gateway.
 
     Args:
+        open_turns: ends what is watched here when the gateway stops.
         inbox: None without Redis: then what happens elsewhere is seen every two seconds.
     """
 
-    def __init__(self, background: BackgroundAnswers, database: Database, store: Store, inbox: Inbox | None) -> None:
+    def __init__(
+        self,
+        background: BackgroundAnswers,
+        database: Database,
+        store: Store,
+        open_turns: OpenTurns,
+        inbox: Inbox | None = None,
+    ) -> None:
         self._background = background
+        self._open_turns = open_turns
         self._database = database
         self._store = store
         self._inbox = inbox
@@ -139,7 +149,8 @@ class SharedAnswers:
                 await asyncio.wait(tasks, timeout=1)
 
     def watch(self, owner: str, stored: StoredResponse) -> AnswerLog:
-        """An open background answer that does not run here. Raises NotFound when there is nothing to show."""
+        """An open background answer that does not run here. Raises ShuttingDown, NotFound when nothing can be shown."""
+        self._open_turns.require_open()
         known = self._watched.get(stored.id)
         if known is not None and known.owner == owner and known.holder == stored.holder:
             return known
@@ -176,14 +187,19 @@ class SharedAnswers:
         return task
 
     async def _follow(self, answer: DistantAnswer) -> None:
-        self._say_to_writer("watch", answer, seen=len(answer.log))
-        while not answer.is_over:
-            try:
-                async with asyncio.timeout(LOOK_S):
-                    await answer.news(len(answer.log), answer.place)
-            except TimeoutError:
-                await self._look(answer)
+        try:
+            async with self._open_turns.running():
                 self._say_to_writer("watch", answer, seen=len(answer.log))
+                while not answer.is_over:
+                    try:
+                        async with asyncio.timeout(LOOK_S):
+                            await answer.news(len(answer.log), answer.place)
+                    except TimeoutError:
+                        await self._look(answer)
+                        self._say_to_writer("watch", answer, seen=len(answer.log))
+        except ShuttingDown:
+            stopping = "This server is being stopped; the answer goes on at another one. Watch it again from there."
+            answer.lose(ShuttingDown(stopping, retry_after_s=1))
 
     async def _look(self, answer: DistantAnswer) -> None:
         try:

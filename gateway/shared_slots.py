@@ -225,6 +225,7 @@ class SharedAdmission(Admission):
 
     def _redis_is_there(self, was_away: bool) -> None:
         if was_away:
+            self._ticket = None
             self._post("slot_return")
         self._renew()
         self._ask_for_the_next()
@@ -261,6 +262,8 @@ class SharedAdmission(Admission):
 
 def _known_as(url: str) -> str:
     """What a server is called by all gateways: an address of this machine alone says nothing elsewhere."""
-    host = urlsplit(url).hostname or ""
-    is_of_this_machine = url.startswith("unix:") or host == "localhost" or host.startswith("127.") or host == "::1"
-    return f"{socket.gethostname()} {url}" if is_of_this_machine else url
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    name = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # a password is nobody's business there
+    is_of_this_machine = parts.scheme == "unix" or host in ("localhost", "::1") or host.startswith("127.")
+    return f"{socket.gethostname()} {name}" if is_of_this_machine else name

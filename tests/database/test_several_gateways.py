@@ -43,7 +43,7 @@ def started(
     stack: ExitStack, folder: Path, fake: FakeInference, database_url: str, count: int, **environ: str
 ) -> Several:
     """That many gateway processes."""
-    common = {"DATABASE_URL": database_url, "GATEWAY_SLOTS": "8", "GATEWAY_USER_RPM": "10000", **environ}
+    common = {"DATABASE_URL": database_url, "GATEWAY_SLOTS": "8", "GATEWAY_DRAIN_TIMEOUT_S": "1", **environ}
     gateways = [stack.enter_context(run_gateway_process(folder / f"{n}", fake.url, common)) for n in range(count)]
     several = Several(gateways)
     for client in several.clients:
@@ -296,3 +296,27 @@ def test_a_stopped_gateway_tells_its_watchers_elsewhere_the_end(several: Several
     watching.join(5)
     assert not watching.is_alive()
     assert (events[-1]["type"], text_of(events)) == ("response.incomplete", "".join(WORDS[:HALF]))
+
+
+def test_who_watches_at_a_gateway_that_stops_is_told_to_come_back(several: Several, fake: FakeInference) -> None:
+    fake.scenario = Scenario("stalls", words=WORDS)
+    a, b, c = several.clients
+    response_id = a.post("/v1/responses", json=ASK).json()["id"]
+    eventually(lambda: fake.chats and fake.chat.words_sent == HALF)
+    told: list[str] = []
+    watching = threading.Thread(
+        target=lambda: told.append(b.get(f"/v1/responses/{response_id}?stream=true").text), daemon=True
+    )
+    watching.start()
+    time.sleep(0.5)
+    several.gateways[1].stop(within_s=30)
+    watching.join(5)
+    *_, last = told[0].strip().split("\n\n")
+    assert last.startswith("event: error\n")
+    assert '"code":"shutting_down"' in last
+    seen = [event for event in events_of(told[0]) if "sequence_number" in event]
+    assert text_of(seen) == "".join(WORDS[:HALF])
+    fake.release()
+    rest = watched(c, response_id, numbers(seen)[-1])
+    assert text_of(seen + rest) == "".join(WORDS)
+    assert numbers(seen + rest) == list(range(len(seen + rest)))
