@@ -345,7 +345,7 @@ def fake(fake: FakeInference) -> Iterator[FakeInference]:
 
 def several(stack: ExitStack, folder: Path, fake: FakeInference, redis: RedisServer, **environ: str) -> Any:
     common = {"REDIS_URL": redis.url, "GATEWAY_SLOTS": "4", "GATEWAY_ALL_USERS_RPM": "100000", **environ}
-    common |= {"GATEWAY_USER_RPM": "100000", "GATEWAY_MAX_WAITING": "1000"}
+    common |= {"GATEWAY_USER_RPM": "100000", "GATEWAY_USER_STREAMS": "1000", "GATEWAY_MAX_WAITING": "1000"}
     return [stack.enter_context(run_gateway_process(folder / f"{n}", fake.url, common)) for n in range(3)]
 
 
@@ -381,6 +381,42 @@ def test_two_servers_get_no_more_than_their_slots_each(fake: FakeInference, redi
         assert set(answers) == {200}
         assert (fake.most_chats, second.most_chats) == (2, 2)
         assert len(fake.chats) + len(second.chats) == 200
+
+
+def test_a_hundred_who_wait_at_one_gateway_do_not_hold_up_another(
+    fake: FakeInference, redis: RedisServer, tmp_path: Path
+) -> None:
+    fake.scenario = Scenario("slow", words=["a", "b", "c"], delay_s=0.1)
+    with ExitStack() as stack:
+        gateways = several(stack, tmp_path, fake, redis)
+        with ThreadPoolExecutor(100) as pool:
+            many = [pool.submit(ask, gateways[0], "ann") for _ in range(100)]
+            eventually(lambda: len(fake.chats) >= 8, within_s=20)
+            before = len(fake.chats)
+            assert ask(gateways[1], "bob").status_code == 200
+            assert len(fake.chats) - before <= 24  # about two rounds of the four slots; the line is eighty long
+            assert {each.result().status_code for each in many} == {200}
+        assert fake.most_chats == 4
+
+
+def test_redis_killed_and_back_the_slots_are_shared_again(fake: FakeInference, tmp_path: Path) -> None:
+    fake.scenario = Scenario("slow", words=["a", "b", "c"], delay_s=0.05)
+    with redis_server(tmp_path) as redis, ExitStack() as stack:
+        gateways = several(stack, tmp_path, fake, redis)
+        with ThreadPoolExecutor(24) as pool:
+            time.sleep(1.5)  # each has heard of the others
+            asked = [pool.submit(ask, gateways[n % 3], f"user{n}") for n in range(60)]
+            eventually(lambda: len(fake.chats) >= 12, within_s=20)
+            redis.kill()
+            asked += [pool.submit(ask, gateways[n % 3], f"user{n}") for n in range(60)]
+            time.sleep(1.0)
+            redis.start()
+            assert {each.result().status_code for each in asked} == {200}
+            eventually(lambda: "Redis is back" in gateways[0].output + gateways[1].output)
+            fake.most_chats = fake.open_chats
+            asked = [pool.submit(ask, gateways[n % 3], f"user{n}") for n in range(60)]
+            assert {each.result().status_code for each in asked} == {200}
+            assert fake.most_chats == 4
 
 
 def test_a_killed_gateways_slots_come_back(fake: FakeInference, redis: RedisServer, tmp_path: Path) -> None:
