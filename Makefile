@@ -30,8 +30,8 @@ check: setup-dev ## formatting, lint, types
 	bash -n scripts/*.sh .ci/run
 
 .PHONY: test-fast
-test-fast: setup-dev ## unit and contract tests, under a minute, no network
-	$(PY) -m pytest -q -m "unit or contract"
+test-fast: setup-dev ## unit and contract tests, one to two minutes, no network
+	$(PY) -m pytest -q -n 4 --dist loadfile -m "unit or contract" tests/unit tests/contract
 
 .PHONY: test
 test: setup-dev ## everything that this machine can run

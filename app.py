@@ -115,13 +115,14 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
+def _is_on_platform(environ: Mapping[str, str]) -> bool:
+    """Whether this is a Hugging Face Space or an OpenXLab app: people come through the platform's one proxy."""
+    return bool(environ.get("SPACE_ID")) or Path("/home/xlab-app-center").is_dir()
+
+
 def _is_contained(environ: Mapping[str, str]) -> bool:
     """Whether this is a container or a Space, where only the platform reaches the port and 127.0.0.1 would hide it."""
-    return (
-        bool(environ.get("SPACE_ID"))
-        or Path("/home/xlab-app-center").is_dir()
-        or any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
-    )
+    return _is_on_platform(environ) or any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
 
 
 def _bind(environ: Mapping[str, str]) -> socket.socket:
@@ -255,11 +256,9 @@ def _build(
         "GATEWAY_SLOTS": str(plan.slots),
         "WEBUI_GATEWAY_URL": _url_of(listener),
     }
-    defaults = {"GATEWAY_DRAIN_TIMEOUT_S": _DRAIN_S}
+    defaults = defaults_of(environ)
     if plan.model.name.startswith("internlm2"):
         defaults["GATEWAY_TOOL_FORMAT"] = "internlm2"
-    if environ.get("SPACE_ID"):
-        defaults["WEBUI_FRAME_ANCESTORS"] = "https://huggingface.co"  # a Space is shown inside their page
     whole = {**defaults, **environ, **ours, "PORT": str(port), "HOST": host}
     text = inference.model_text(plan.model)
     try:
@@ -276,6 +275,16 @@ def _build(
     server = gateway.server.Server(app, host=host, port=port, drain_s=gateway_settings.timeouts.drain_s)
     gateway.server.calm_collector()
     return server, web.router.lifespan_context(web)
+
+
+def defaults_of(environ: Mapping[str, str]) -> dict[str, str]:
+    """What this start sets for gateway and web UI where the environment does not say otherwise."""
+    defaults = {"GATEWAY_DRAIN_TIMEOUT_S": _DRAIN_S}
+    if _is_on_platform(environ):
+        defaults["WEBUI_TRUSTED_PROXY_HOPS"] = "1"
+    if environ.get("SPACE_ID"):
+        defaults["WEBUI_FRAME_ANCESTORS"] = "https://huggingface.co"  # a Space is shown inside their page
+    return defaults
 
 
 async def _run_model(

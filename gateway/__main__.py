@@ -14,8 +14,6 @@ from gateway import telemetry
 from gateway.auth import LIMITS, SCOPES, ApiKey, Keys
 from gateway.database import Database, DatabaseError
 from gateway.errors import GatewayError
-from gateway.main import create_app
-from gateway.server import Server, calm_collector
 from gateway.settings import Settings, SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,6 +102,9 @@ def _moment(text: str) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from gateway.main import create_app  # the other commands do not wait for the web framework
+    from gateway.server import Server, calm_collector
+
     settings = Settings.from_env(os.environ, ROOT)
     telemetry.configure(options.log_level)
     app = create_app(settings)

@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway.answer_log import AnswerLog, Entry
 from gateway.errors import ConversationBusy, GatewayError, InvalidRequest
-from gateway.plain import PlainForm
+from gateway.plain import PlainForm, texts_of
 from gateway.response_turn import ResponseTurn
 from gateway.store import StoredResponse
 from gateway.upstream import Generation
@@ -53,7 +53,7 @@ class BackgroundAnswer(AnswerLog):
                 self.place = 0
                 self._add("in_progress", turn.body)
                 if turn.earlier:
-                    self._add("delta", turn.earlier)
+                    self._add("delta", turn.earlier["text"], turn.earlier.get("logprobs", ()))
                 await generation.relay(self)
         except GatewayError as error:
             self._error = error
@@ -82,13 +82,17 @@ class BackgroundAnswer(AnswerLog):
             if text := self.turn.take(chunk):
                 self.log.append(Entry("delta", (text, chunk.logprobs)))
 
-    def take_plain(self, data: bytes, form: PlainForm) -> None:
-        texts = form.decoded(data)
+    def take_plain(self, pieces: list[bytes], form: PlainForm) -> None:
+        texts = texts_of(pieces)
         if texts is None:
-            self.take(form.payloads(data))
+            self.take(form.payloads(pieces))
             return
         self.turn.take_texts([text for text in texts if text])
         self.log.extend(Entry("delta", (text,)) for text in texts if text)
+
+    def pass_on(self, piece: bytes, form: PlainForm) -> None:
+        self.take_plain([piece], form)
+        self._tell()
 
     def flush(self) -> None:
         self._tell()

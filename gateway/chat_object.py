@@ -144,6 +144,9 @@ class Collected(Protocol):
     def take(self, chunk: Chunk) -> None:
         """Adds one event of the answer."""
 
+    def add(self, texts: Sequence[str]) -> None:
+        """Adds events that each only add a piece of text."""
+
     def as_object(self, unique: str, model: str) -> Any:
         """The whole answer; `unique` makes its id."""
 
@@ -164,6 +167,9 @@ class CollectedCompletion:
         self._tokens += chunk.logprobs
         self._usage = chunk.usage or self._usage
         self._finish_reason = chunk.finish_reason or self._finish_reason
+
+    def add(self, texts: Sequence[str]) -> None:
+        self._texts.extend(texts)
 
     def as_object(self, unique: str, model: str) -> dict[str, Any]:
         text = "".join(self._texts)
@@ -197,6 +203,9 @@ class CollectedText:
         self._tokens += chunk.logprobs
         self._usage = chunk.usage or self._usage
         self._finish_reason = chunk.finish_reason or self._finish_reason
+
+    def add(self, texts: Sequence[str]) -> None:
+        self._texts.extend(texts)
 
     def as_object(self, unique: str, model: str) -> dict[str, Any]:
         choice = {

@@ -47,8 +47,8 @@ async def render_validation(request: Request, error: Exception) -> JSONResponse:
 
 def validation_in_words(error: RequestValidationError) -> InvalidRequest:
     """The first thing that is wrong, in a sentence, with the parameter's name."""
-    # Of a field that may be a text or a list, the deepest error is the one of the kind that was sent.
-    first = max(error.errors(), key=lambda entry: len(entry["loc"]))
+    # Of a field that may be a text or a list, the error for the kind that was sent is the deepest, or none of kinds.
+    first = max(error.errors(), key=lambda entry: (len(entry["loc"]), not entry["type"].endswith("_type")))
     # The first part says body, query or path; parts such as "function-before[…]" or a class are the validator's own.
     place = [str(part) for part in first["loc"][1:] if not _VALIDATORS_OWN.match(str(part))]
     if first["type"] == "json_invalid":

@@ -5,7 +5,7 @@ Shapes: https://huggingface.github.io/text-generation-inference
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway.dialects import Chunk, Prompt
@@ -45,6 +45,9 @@ class CollectedGeneration:
 
     def take(self, chunk: Chunk) -> None:
         self._tokens += chunk.logprobs
+
+    def add(self, texts: Sequence[str]) -> None:
+        """Nothing to keep: the last event tells the whole text."""
 
     def as_object(self, unique: str, model: str) -> Any:
         last = self._tokens[-1] if self._tokens else {}

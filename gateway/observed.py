@@ -43,6 +43,11 @@ class ObservedAnswer:
         if self._notes is not None and self._notes.trace is not None:
             self._notes.trace.begin_answer()
 
+    @property
+    def has_slot(self) -> bool:
+        """Whether it ever had one."""
+        return self.admitted_at is not None
+
     def streaming(self, upstream: str) -> Self:
         """Its first event has come from `upstream`; the context ends with the last one."""
         self._upstream = upstream

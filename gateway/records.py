@@ -152,12 +152,14 @@ def no_conversation(conversation_id: str) -> NotFound:
     return NotFound(f"There is no conversation '{conversation_id}'.", param="conversation")
 
 
-def find_response(db: sa.Connection, owner: str, response_id: str, *, lock: bool = False) -> sa.RowMapping:
-    """Likewise. Raises NotFound."""
+def find_response(
+    db: sa.Connection, owner: str, response_id: str, *, lock: bool = False, param: str = "response_id"
+) -> sa.RowMapping:
+    """Likewise; `param` is where its caller named it. Raises NotFound."""
     query = sa.select(responses).where(responses.c.id == as_id(response_id), responses.c.owner == owner)
     row = db.execute(_locked(query) if lock else query).mappings().one_or_none()
     if row is None:
-        raise NotFound(f"There is no response '{response_id}'.", param="response_id")
+        raise NotFound(f"There is no response '{response_id}'.", param=param)
     return row
 
 

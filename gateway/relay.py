@@ -25,10 +25,10 @@ from gateway.background import BackgroundAnswers
 from gateway.chat_object import Collected
 from gateway.dialects import Chunk
 from gateway.errors import GatewayError, ShuttingDown
-from gateway.plain import PlainForm, text_of
+from gateway.plain import PlainForm, text_of, texts_of
 from gateway.response_object import ResponseEvents, output_item
 from gateway.response_turn import ResponseTurn
-from gateway.sending import send_now
+from gateway.sending import Write, writer
 from gateway.sse import DONE, render
 from gateway.telemetry import notes
 from gateway.turn import ChatTurn
@@ -51,10 +51,26 @@ class Relayed(Response, ABC):
         self.request_id: str = scope["state"]["request_id"]
         self.send = send
         self.send_body: Send = scope["state"]["send_body"]
-        work = asyncio.create_task(self.answer())
+        self._write: Write = writer(self.send_body)
+        if scope["state"].get("tells_departures"):
+            await self._until_told(scope["state"])
+        else:
+            await self._until_departure(asyncio.create_task(self.answer()), receive)
+
+    async def _until_told(self, state: dict[str, Any]) -> None:
+        """The answer in this very task, where our own server calls `when_left`."""
+        work = asyncio.current_task()
+        assert work is not None
         # In this request's context, so that the log knows whom it is about.
-        scope["state"]["when_left"] = functools.partial(contextvars.copy_context().run, self._left, work)
-        await self._until_departure(work, receive)
+        state["when_left"] = functools.partial(contextvars.copy_context().run, self._left, work)
+        try:
+            if state.get("has_left"):
+                self._left(work)
+            await self.answer()
+        except asyncio.CancelledError:
+            if not self._has_left:
+                raise
+            work.uncancel()
 
     async def _until_departure(self, work: asyncio.Task[None], receive: Receive) -> None:
         """Waits for the answer; when the caller leaves first, it is cancelled, and tidies up."""
@@ -104,7 +120,7 @@ class Relayed(Response, ABC):
         """Sends a piece of the stream at once; returns what to await when the caller reads too slowly for more."""
         if not events:
             return None
-        self._unsent = send_now(self.send_body, {"type": "http.response.body", "body": events, "more_body": True})
+        self._unsent = self._write(events)
         return self._unsent
 
     async def end_stream(self, closing: bytes) -> None:
@@ -153,7 +169,7 @@ class ChatStream(Relayed):
             if not self.has_started:
                 raise
             closing = self._failure(self.in_words(broken))
-        await self.end_stream(closing)
+        await self.end_stream(taken(self._kept) + closing)
 
     def _ending(self) -> bytes:
         return render(DONE)
@@ -174,13 +190,19 @@ class ChatStream(Relayed):
                 continue
             self._kept.append(b"data: %b\n\n" % payload)
 
-    def take_plain(self, data: bytes, form: PlainForm) -> None:
-        self._turn.meter.events += data.count(b"\n\n")
-        self._kept.append(form.renamed(data))
+    def take_plain(self, pieces: list[bytes], form: PlainForm) -> None:
+        self._turn.meter.events += len(pieces)
+        self._kept.append(form.renamed(pieces))
+
+    def pass_on(self, piece: bytes, form: PlainForm) -> Awaitable[None] | None:
+        self._turn.meter.events += 1
+        self._unsent = self._write(form.our_head + piece + form.our_tail)
+        return self._unsent
 
     def flush(self) -> Awaitable[None] | None:
-        kept, self._kept = self._kept, []
-        return self.send_events(kept[0] if len(kept) == 1 else b"".join(kept))
+        if self._generation is not None and self._generation.is_over:
+            return None  # sent in one piece with the end, which follows at once
+        return self.send_events(taken(self._kept))
 
     def _is_wanted(self, chunk: Chunk) -> bool:
         self._turn.note(chunk)
@@ -222,13 +244,16 @@ class ChatCompletion(Relayed):
             self._turn.note(chunk)
             self._collected.take(chunk)
 
-    def take_plain(self, data: bytes, form: PlainForm) -> None:
-        texts = form.decoded(data)
+    def take_plain(self, pieces: list[bytes], form: PlainForm) -> None:
+        texts = texts_of(pieces)
         if texts is None:
-            self.take(form.payloads(data))
+            self.take(form.payloads(pieces))
             return
         self._turn.meter.events += len(texts)
-        self._collected.take(Chunk(text="".join(texts)))
+        self._collected.add(texts)
+
+    def pass_on(self, piece: bytes, form: PlainForm) -> None:
+        self.take_plain([piece], form)
 
     def flush(self) -> None:
         """Nothing is sent before the end."""
@@ -263,7 +288,7 @@ class ResponseStream(Relayed):
             if not self.has_started:
                 raise
             closing = events.failed(turn.body, self.in_words(broken))
-        await self.end_stream(closing)
+        await self.end_stream(taken(self._kept) + closing)
 
     async def _tell_place(self, place: int) -> None:
         body = self._turn.body
@@ -277,21 +302,25 @@ class ResponseStream(Relayed):
             if text := self._turn.take(chunk):
                 self._kept.append(self._events.delta(text, chunk.logprobs))
 
-    def take_plain(self, data: bytes, form: PlainForm) -> None:
-        pieces = form.texts(data)
-        try:
-            texts = [text_of(piece) for piece in pieces or ()]
-        except msgspec.DecodeError:
-            pieces = None
-        if pieces is None or b"" in pieces:
-            self.take(form.payloads(data))
+    def take_plain(self, pieces: list[bytes], form: PlainForm) -> None:
+        texts = texts_of(pieces)
+        if texts is None or b"" in pieces:
+            self.take(form.payloads(pieces))
             return
         self._turn.take_texts(texts)
-        self._kept.append(self._events.deltas([b'"%b"' % piece for piece in pieces]))
+        self._kept.append(self._events.deltas(pieces))
+
+    def pass_on(self, piece: bytes, form: PlainForm) -> Awaitable[None] | None:
+        text = text_of(piece)
+        if not text:
+            self.take_plain([piece], form)
+            return self.flush()
+        self._turn.take_text(text)
+        self._unsent = self._write(self._events.piece(piece))
+        return self._unsent
 
     def flush(self) -> Awaitable[None] | None:
-        kept, self._kept = self._kept, []
-        return self.send_events(kept[0] if len(kept) == 1 else b"".join(kept))
+        return self.send_events(taken(self._kept))
 
 
 class ResponseObject(Relayed):
@@ -315,8 +344,15 @@ class ResponseObject(Relayed):
         for payload in payloads:
             self._turn.take(self._generation.decode(payload))
 
-    def take_plain(self, data: bytes, form: PlainForm) -> None:
-        self.take(form.payloads(data))
+    def take_plain(self, pieces: list[bytes], form: PlainForm) -> None:
+        texts = texts_of(pieces)
+        if texts is None:
+            self.take(form.payloads(pieces))
+        else:
+            self._turn.take_texts(texts)
+
+    def pass_on(self, piece: bytes, form: PlainForm) -> None:
+        self.take_plain([piece], form)
 
     def flush(self) -> None:
         """Nothing is sent before the end."""
@@ -388,3 +424,10 @@ _STREAM_HEADERS = [
 
 def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+def taken(kept: list[bytes]) -> bytes:
+    """All that is kept, which is then empty."""
+    whole = kept[0] if len(kept) == 1 else b"".join(kept)
+    kept.clear()
+    return whole

@@ -19,11 +19,14 @@ from gateway.tool_schemas import NamedTool
 from gateway.turn_items import CALL, output_part
 
 TOP_P, TEMPERATURE = 1.0, 1.0
+OUR_SAMPLING = ("top_k", "min_p", "repetition_penalty", "seed")
+"""Parameters that OpenAI's object has no field for; they stand in ours where they were given."""
 
 
 def new_body(response_id: str, request: ResponseRequest, *, model: str, created_at: int) -> dict[str, Any]:
     """A response that has just begun, without its output."""
     conversation_id = request.conversation_id
+    sampling = {name: value for name in OUR_SAMPLING if (value := getattr(request, name)) is not None}
     return {
         "id": response_id,
         "object": "response",
@@ -51,6 +54,7 @@ def new_body(response_id: str, request: ResponseRequest, *, model: str, created_
         "metadata": request.metadata or {},
         "max_total_tokens": request.max_total_tokens,
         "truncated_items": 0,
+        **sampling,
     }
 
 
@@ -150,7 +154,9 @@ class ResponseEvents:
         self._has_item = False
         self._delta = (
             b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":%d,'
-            b'"item_id":"' + answer_id.encode() + b'","output_index":0,"content_index":0,"delta":%b,"logprobs":[]}\n\n'
+            b'"item_id":"'
+            + answer_id.encode()
+            + b'","output_index":0,"content_index":0,"delta":"%b","logprobs":[]}\n\n'
         )
 
     def created(self, body: dict[str, Any]) -> bytes:
@@ -161,14 +167,14 @@ class ResponseEvents:
         """It waits for a slot; `place` in the queue is ours."""
         return self._event("response.queued", response=body if place is None else body | {"queue_position": place})
 
-    def in_progress(self, body: dict[str, Any], earlier: str = "") -> bytes:
-        """It runs: the output item and content part that the deltas add to, and the text that there was before.
+    def in_progress(self, body: dict[str, Any], earlier: dict[str, Any] | None = None) -> bytes:
+        """It runs: the output item and content part that the deltas add to, and the part of it that there was before.
 
         An answer that may call functions gets them with its first text, since it may have none.
         """
         begun = self._event("response.in_progress", response=body)
         if earlier:
-            return begun + self.delta(earlier)
+            return begun + self.delta(earlier["text"], earlier.get("logprobs", ()))
         return begun if body.get("tools") else begun + self._message()
 
     def _message(self) -> bytes:
@@ -184,12 +190,19 @@ class ResponseEvents:
     def delta(self, text: str, logprobs: Sequence[Any] = ()) -> bytes:
         """One piece of the answer, with the log probabilities of its tokens when they were asked for."""
         if not logprobs:
-            return self.deltas([msgspec.json.encode(text)])
+            return self.deltas([msgspec.json.encode(text)[1:-1]])
         opening = b"" if self._has_item else self._message()
         return opening + self._part_event("response.output_text.delta", delta=text, logprobs=logprobs)
 
+    def piece(self, piece: bytes) -> bytes:
+        """One piece of the answer, as it stands in a JSON string."""
+        if not self._has_item or self._next <= self._after:
+            return self.deltas([piece])
+        number, self._next = self._next, self._next + 1
+        return self._delta % (number, piece)
+
     def deltas(self, pieces: Sequence[bytes]) -> bytes:
-        """Pieces of the answer, each a JSON string."""
+        """Pieces of the answer, each as it stands in a JSON string."""
         opening = b"" if self._has_item else self._message()
         first = self._next
         self._next += len(pieces)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 from pydantic_core import PydanticCustomError
@@ -64,7 +64,7 @@ AnyItem = Annotated[
     Discriminator(_kind_of_item),
 ]
 Input = Annotated[Text | Annotated[list[AnyItem], Field(min_length=1, max_length=2048)], Field()]
-LOGPROBS = "message.output_text.logprobs"
+LOGPROBS: Final = "message.output_text.logprobs"
 
 
 class ConversationParam(Wire):
@@ -147,11 +147,12 @@ class ResponseRequest(Sampling):
 
 
 class ContinueRequest(Wire):
-    """`POST /v1/responses/{id}/continue` (ours)."""
+    """`POST /v1/responses/{id}/continue` (ours). An absent limit is the one that the response was asked for with."""
 
     stream: bool | None = None
     background: bool | None = None
-    max_output_tokens: int | None = Field(default=None, ge=1)
+    max_output_tokens: int | None = Field(default=None, ge=1, description="of what is added")
+    max_total_tokens: int | None = Field(default=None, ge=16)
 
 
 class ConversationCreate(Wire):

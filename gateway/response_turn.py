@@ -52,7 +52,7 @@ class ResponseTurn:
     Attributes:
         body: the response object as it is now, without its output.
         is_cancelled: somebody asked to end it; whoever runs it is cancelled then.
-        earlier: text that the answer began with, before this turn.
+        earlier: the content part that the answer began with, before this turn.
     """
 
     def __init__(self, parts: Parts, caller: Caller, request: ResponseRequest) -> None:
@@ -61,7 +61,7 @@ class ResponseTurn:
         self.is_background = bool(request.background)
         self.is_cancelled = False
         self.answer_id = new_id("msg")
-        self.earlier = ""
+        self.earlier: dict[str, Any] | None = None
         self.meter = Meter(parts, caller)
         self.body = new_body(new_id("resp"), request, model=parts.settings.model, created_at=int(time.time()))
         self._caller = caller
@@ -138,6 +138,11 @@ class ResponseTurn:
             self.meter.note(chunk.usage)
         return chunk.text
 
+    def take_text(self, text: str) -> None:
+        """Adds an event that only adds a piece of text."""
+        self.meter.events += 1
+        self._texts.append(text)
+
     def take_texts(self, texts: Sequence[str]) -> None:
         """Adds events that each only add a piece of text."""
         self.meter.events += len(texts)
@@ -187,19 +192,21 @@ class ResponseTurn:
             asked = await self._all_counted(items)
             question = [replace(item, tokens=message.tokens) for item, message in zip(items, asked, strict=True)]
         system = [await self._system(request.instructions)] if request.instructions else []
-        tools = await self.parts.upstreams.count(tools_text(self._tools)) if self._tools else 0
         bound = len(history) - bound_to_question(history, asked)
         fitted = fit(
             [*system, *history[:bound]],
             [*history[bound:], *asked],
-            budget=budget - tools,
+            budget=budget - await self._tools_tokens(),
             max_output_tokens=request.max_output_tokens,
             may_truncate=request.truncation == "auto",
         )
         return fitted, question
 
+    async def _tools_tokens(self) -> int:
+        return await self.parts.upstreams.count(tools_text(self._tools)) if self._tools else 0
+
     async def _charged(self, fitted: Fitted) -> Fitted:
-        tokens = sum(message.tokens for message in fitted.messages)
+        tokens = await self.parts.upstreams.count_prompt(self._prompt(fitted))  # its template and tools, too
         is_limited = self._request.max_output_tokens is not None
         longest = await self.meter.charge_tokens(tokens, fitted.max_tokens, is_limited=is_limited)
         return replace(fitted, max_tokens=longest)

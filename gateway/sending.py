@@ -6,10 +6,84 @@ without ever giving control away, and so can be run to its end from within a cal
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine, Generator
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, cast
 
 from starlette.types import Message, Send
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+Write = Callable[[bytes], Awaitable[None] | None]
+"""Sends a piece of a body; returns what to await when its reader is too slow for more."""
+_STATUS_LINE = b"HTTP/1.1 "
+
+
+def writer(send: Send) -> Write:
+    """The shortest way for the pieces of a chunked body that has begun: by uvicorn's connection, or by any `send`."""
+    cycle = getattr(send, "__self__", None)
+    if isinstance(cycle, RequestResponseCycle):
+        return _ChunkWriter(cycle)
+    return lambda body: send_now(send, {"type": "http.response.body", "body": body, "more_body": True})
+
+
+class JoinedWrites:
+    """A connection whose answers begin with one write: the head waits for what is sent behind it in the same step of
+    the loop. Each write costs a system call, and wakes the reader."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self.write_now = transport.write
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(_STATUS_LINE):
+            self._head = data
+            self._loop.call_soon(self._flush)
+            return
+        self.write_now(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self.write_now(head)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class _ChunkWriter:
+    """What uvicorn does with a piece of a body without a length, without a message and a coroutine for each."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._flow = cycle.flow
+        self._write = cycle.transport.write
+        self._write_now = getattr(cycle.transport, "write_now", self._write)
+
+    def __call__(self, body: bytes) -> Awaitable[None] | None:
+        if self._cycle.disconnected:
+            return None
+        self._write(b"%x\r\n%b\r\n" % (len(body), body))
+        self._write = self._write_now  # the head is sent
+        return _Room(self._flow) if self._flow.write_paused else None
+
+
+class _Room:
+    """Is awaited, once or more often, until a slow reader has taken enough."""
+
+    def __init__(self, flow: FlowControl) -> None:
+        self._flow = flow
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._flow.drain().__await__()
 
 
 def send_now(send: Send, message: Message) -> Awaitable[None] | None:

@@ -10,14 +10,15 @@ import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.errors import GatewayError, HeadTooLarge
+from gateway.errors import GatewayError, HeadTooLarge, InvalidRequest
+from gateway.sending import JoinedWrites
 
 _AFTER_DRAIN_S = 2
 _LARGEST_HEAD_BYTES = 64 << 10
@@ -31,6 +32,10 @@ class BoundedHttp(HttpToolsProtocol):
         self._is_in_head = False
         self._head_bytes = 0
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        joined = JoinedWrites(cast("asyncio.Transport", transport), self.loop)
+        super().connection_made(cast("asyncio.Transport", joined))
+
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if not self._is_in_head:
@@ -43,9 +48,15 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self.cycle is not None and not self.cycle.response_complete:
-            when_left = self.cycle.scope["state"].get("when_left")  # sooner than a task could hear of it
+            state = self.cycle.scope["state"]
+            state["has_left"] = True
+            when_left = state.get("when_left")  # sooner than a task could hear of it
             if when_left is not None:
                 when_left()
+
+    def send_400_response(self, msg: str) -> None:
+        self.transport.write(_NOT_HTTP)
+        self.transport.close()
 
     def on_message_begin(self) -> None:
         self._is_in_head, self._head_bytes = True, 0
@@ -63,6 +74,7 @@ def _raw_answer(error: GatewayError) -> bytes:
     return f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body
 
 
+_NOT_HTTP = _raw_answer(InvalidRequest("The request is not valid HTTP/1.1."))
 _HEAD_TOO_LARGE = _raw_answer(HeadTooLarge(f"The request's headers are larger than {_LARGEST_HEAD_BYTES:,} bytes."))
 
 
@@ -116,6 +128,7 @@ def _with_own_send(app: ASGIApp) -> ASGIApp:
             return
         state = scope["state"]
         state["send_body"] = send
+        state["tells_departures"] = True
         try:
             await app(scope, receive, send)
         finally:  # `send` knows the scope: left in it, both would wait for the cycle collector

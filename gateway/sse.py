@@ -19,29 +19,25 @@ class EventSplitter:
     """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self.rest = b""
+        """Bytes of an event that has not ended."""
 
     def feed(self, data: bytes) -> list[bytes]:
         """The payloads of the events that end in `data`."""
-        buffer = self._rest + data if self._rest else data
+        buffer = self.rest + data if self.rest else data
         if b"\r" not in buffer:  # what every engine sends: cheap
-            *blocks, self._rest = buffer.split(b"\n\n")
+            *blocks, self.rest = buffer.split(b"\n\n")
         else:
             # A \r at the very end may be half of a \r\n: leave it for the next read.
             held = b"\r" if buffer.endswith(b"\r") else b""
             *blocks, rest = _BOUNDARY.split(buffer[: len(buffer) - len(held)])
-            self._rest = rest + held
+            self.rest = rest + held
         payloads = []
         for block in blocks:
             payload = _payload(block)
             if payload is not None:
                 payloads.append(payload)
         return payloads
-
-    @property
-    def rest(self) -> bytes:
-        """Bytes of an event that has not ended."""
-        return self._rest
 
 
 def _payload(block: bytes) -> bytes | None:

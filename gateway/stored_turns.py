@@ -308,7 +308,7 @@ def _put_output(db: sa.Connection, body: dict[str, Any], answers: Sequence[Item]
 
 def _chain_items(db: sa.Connection, owner: str, previous_id: str) -> sa.Select[Any]:
     """The items of a response, of the one before it, and so on. In a conversation its whole thread so far counts."""
-    row = find_response(db, owner, previous_id)
+    row = find_response(db, owner, previous_id, param="previous_response_id")
     if row["status"] in OPEN:
         raise ConversationBusy("That response is still being written. Wait for it, or stop it.", retry_after_s=1)
     links = sa.select(responses.c.id, responses.c.previous_id, responses.c.conversation_id)

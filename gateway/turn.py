@@ -88,6 +88,9 @@ class Meter:
     async def running(self) -> AsyncIterator[None]:
         """Holds the request's charge; gives it all back when the failure is ours and nothing came.
 
+        The tokens alone are given back to who left before a slot came free, and for what was refused before it ran:
+        the engine had no work with it, but we had.
+
         Raises:
             RateLimited, LimitsUnavailable, ShuttingDown
         """
@@ -104,8 +107,9 @@ class Meter:
             self.observed.ended(self._prompt_tokens, self.events, failure)
             if is_ours:
                 await reservation.refund()
-            else:  # a request that failed before tokens were charged has used none
-                await reservation.settle(self._prompt_tokens + self.events)
+            else:
+                has_run = self.events or (self.observed.has_slot and not isinstance(failure, GatewayError))
+                await reservation.settle(self._prompt_tokens + self.events if has_run else 0)
 
     @property
     def counts_tokens(self) -> bool:

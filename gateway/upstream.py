@@ -20,7 +20,7 @@ from gateway.plain import PlainForm
 from gateway.settings import Timeouts, UpstreamAddress
 from gateway.sse import DONE, EventSplitter
 from gateway.telemetry import trace_headers
-from gateway.wire import Address, ConnectFailed, Connections, Exchange, ReadTimeout, WireError
+from gateway.wire import Address, ConnectFailed, Connections, Exchange, ReadTimeout, WireError, unchunked
 
 log = logging.getLogger("gateway.upstream")
 DIALECTS: Mapping[str, Dialect] = {"llamacpp": llamacpp, "tgi": tgi, "lmdeploy": lmdeploy, "openai": openai}
@@ -35,10 +35,14 @@ class Sink(Protocol):
     """Where the events of an answer go. All must be quick: they run in the loop's own callbacks."""
 
     def take(self, payloads: list[bytes]) -> None:
-        """Events, in OpenAI's form. May raise GatewayError for what one of them says."""
+        """Events, in OpenAI's form. May raise GatewayError for what one of them says; what came before that one is
+        sent with the end."""
 
-    def take_plain(self, data: bytes, form: PlainForm) -> None:
-        """A piece of the stream that holds nothing but events of this form."""
+    def take_plain(self, pieces: list[bytes], form: PlainForm) -> None:
+        """Events of this form, with these pieces of text. May raise like `take`."""
+
+    def pass_on(self, piece: bytes, form: PlainForm) -> Awaitable[None] | None:
+        """A read that is one such event: `take_plain` and `flush` in one."""
 
     def flush(self) -> Awaitable[None] | None:
         """The read is over: sends what it gave; returns what to await before anything more is read."""
@@ -213,19 +217,24 @@ class Generation:
         self._count_prompt = count_prompt
         self._splitter = EventSplitter()
         self._first: list[bytes] = []
+        self._unread = b""
         self._on_close: Callable[[], None] | None = None
         self._sink: Sink | None = None
         self._form: PlainForm | None = None
-        self._is_over = False
+        self.is_over = False
+        """Whether the answer's last event has come."""
 
     async def await_first_event(self) -> None:
         """Waits for the first event and keeps it for `relay`. Raises what it reports: that is an honest status yet."""
         loop = asyncio.get_running_loop()
         due_at = loop.time() + self._timeouts.first_token_s  # comments keep a connection alive, and are no news
-        while not self._first and not self._is_over:
-            data = await _in_words(self._exchange.read(max(0.0, due_at - loop.time())))
-            if not data:
+        while not self._first and not self.is_over:
+            self._unread = self._unread or await _in_words(self._exchange.read(max(0.0, due_at - loop.time())))
+            if not self._unread:
                 break
+            end = 0 if self._splitter.rest else self._unread.find(_GAP) + len(_GAP)
+            end = end if end >= len(_GAP) else len(self._unread)
+            data, self._unread = self._unread[:end], self._unread[end:]
             payloads = self._splitter.feed(data)
             self._first = self._patched(payloads) if payloads else []
         if not self._first:
@@ -244,35 +253,54 @@ class Generation:
             GatewayError: whatever `sink` raised.
         """
         self._sink = sink
-        try:
-            sink.take(self._first)
-        except GatewayError:
-            sink.flush()  # what came before the event that reports it
-            raise
-        if (held := sink.flush()) is not None:
+        sink.take(self._first)
+        unread, self._unread = self._unread, b""
+        if (held := self._hand_on(unread)) is not None:
             await held
-        if not self._is_over:
+        if not self.is_over:
             await _in_words(self._exchange.relay(self._hand_on, self._timeouts.between_tokens_s))
-        if not self._is_over and not self._may_end_without_done:
+        if not self.is_over and not self._may_end_without_done:
             raise UpstreamFailed("The inference server's answer broke off. Try again.")
         if self._repair is not None and self._repair.is_over:
             sink.take(await self._own_usage(self._repair))
             if (held := sink.flush()) is not None:
                 await held
 
+    def _pass_on(self, data: bytes) -> bool:
+        """The short way of nearly all tokens: a read, as it is on the wire, of events that only add text."""
+        form, sink, repair = self._form, self._sink, self._repair
+        if form is None or sink is None or self._splitter.rest:
+            return False
+        piece = form.only_piece(data)
+        if piece is None:
+            return self._pass_many(data, form, sink)
+        if repair is not None and not repair.may_pass(1):
+            return False
+        self._exchange.heard()
+        if (held := sink.pass_on(piece, form)) is not None:
+            self._exchange.hold(held)
+        return True
+
+    def _pass_many(self, data: bytes, form: PlainForm, sink: Sink) -> bool:
+        body = unchunked(data)
+        pieces = None if body is None else form.pieces(body)
+        if pieces is None or (self._repair is not None and not self._repair.may_pass(len(pieces))):
+            return False
+        self._exchange.heard()
+        sink.take_plain(pieces, form)
+        if (held := sink.flush()) is not None:
+            self._exchange.hold(held)
+        return True
+
     def _hand_on(self, data: bytes) -> Awaitable[None] | None:
         if self._sink is None:  # closed
             return None
-        try:
-            while data and not self._is_over:
-                if not self._splitter.rest:
-                    data = self._hand_on_plain(data, self._sink)
-                if data:
-                    data = self._hand_on_next(data, self._sink)
-        except GatewayError:
-            self._sink.flush()
-            raise
-        if self._is_over:
+        while data and not self.is_over:
+            if not self._splitter.rest:
+                data = self._hand_on_plain(data, self._sink)
+            if data:
+                data = self._hand_on_next(data, self._sink)
+        if self.is_over:
             self._exchange.stop()
         return self._sink.flush()
 
@@ -281,10 +309,11 @@ class Generation:
         if self._form is None:
             return data
         events, end = self._form.count(data)
-        if not events or (self._repair is not None and not self._repair.may_pass(events)):
+        pieces = self._form.pieces(data[:end]) if events else None
+        if pieces is None or (self._repair is not None and not self._repair.may_pass(events)):
             return data
         self._exchange.heard()
-        sink.take_plain(data[:end], self._form)
+        sink.take_plain(pieces, self._form)
         return data[end:]
 
     def _hand_on_next(self, data: bytes, sink: Sink) -> bytes:
@@ -297,6 +326,7 @@ class Generation:
             patched = self._patched(payloads)
             if can_learn and patched and self.is_plain_delta(payloads[-1]):
                 self._form = PlainForm.learn(payloads[-1], patched[-1])
+                self._exchange.shortcut = self._pass_on
             sink.take(patched)
         elif len(self._splitter.rest) > _LARGEST_EVENT_BYTES:
             raise UpstreamFailed("The inference server sent an event without an end. Try again.")
@@ -304,7 +334,7 @@ class Generation:
 
     def _patched(self, payloads: list[bytes]) -> list[bytes]:
         if payloads[-1] == DONE:
-            self._is_over = True
+            self.is_over = True
             del payloads[-1]
         return payloads if self._repair is None else self._repaired(payloads, self._repair)
 
@@ -314,11 +344,11 @@ class Generation:
             if (patched := repair.patched(payload)) is not None:
                 repaired.append(patched)
             if repair.is_over:
-                self._is_over = True
+                self.is_over = True
                 self._exchange.close()
                 break
         else:
-            if self._is_over:
+            if self.is_over:
                 repaired += repair.ending()
         if repair.is_done:
             self._repair = None

@@ -42,7 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"webui: {error}", file=sys.stderr)
         return 2
     print(f"Web UI on http://{options.host}:{options.port}", flush=True)
-    uvicorn.run(app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=5)
+    uvicorn.run(
+        app,
+        host=options.host,
+        port=options.port,
+        log_level="warning",
+        timeout_graceful_shutdown=5,
+        proxy_headers=False,  # webui/address.py reads them, as WEBUI_TRUSTED_PROXY_HOPS says
+    )
     return 0
 
 

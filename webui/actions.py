@@ -16,10 +16,11 @@ from typing import Any
 import gradio as gr
 
 from webui import render
+from webui.address import ADDRESS_HEADER
 from webui.chat import Chat
 from webui.client import GatewayClient, Options
 from webui.errors import GatewayError
-from webui.identity import PERSON_HEADER
+from webui.identity import PERSON_HEADER, Person
 from webui.layout import Parts, labels
 from webui.texts import language_of, say
 from webui.turn import StopSignal
@@ -38,7 +39,7 @@ Updates = dict[Any, Any]
 class Running:
     """A turn of one page: how to stop it, where the page goes next when it leaves, and when the turn is over."""
 
-    person: str
+    person: Person
     language: str
     stop: StopSignal = field(default_factory=StopSignal)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -205,7 +206,7 @@ class Actions:
             self._parts.confirm: gr.update(visible=False),
         }
 
-    async def _list(self, person: str, selected: str, language: str) -> Updates:
+    async def _list(self, person: Person, selected: str, language: str) -> Updates:
         try:
             page = await self._client.conversations(person, limit=LISTED)
         except GatewayError:
@@ -250,8 +251,9 @@ def _opened(current: str | None) -> str:
     return "" if not current or current == _NONE_OPEN else current
 
 
-def _asking(request: gr.Request) -> tuple[str, str]:
-    return language_of(request.headers.get("accept-language", "")), request.headers[PERSON_HEADER]
+def _asking(request: gr.Request) -> tuple[str, Person]:
+    person = Person(request.headers[PERSON_HEADER], request.headers.get(ADDRESS_HEADER, ""))
+    return language_of(request.headers.get("accept-language", "")), person
 
 
 def _page_of(request: gr.Request) -> str:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from webui import wire
 from webui.client import GatewayClient, Options
 from webui.errors import ConnectionLost, GatewayError, GatewayUnreachable
+from webui.identity import Person
 from webui.turn import BUSY_PAUSE_S, BUSY_TRIES, Question, StopSignal, run_turn
 from webui.view import Notice, Shown, View
 
@@ -36,7 +37,7 @@ class Chat:
         if self._tidying:
             await asyncio.wait(self._tidying, timeout=5)
 
-    async def open(self, person: str, conversation_id: str) -> View:
+    async def open(self, person: Person, conversation_id: str) -> View:
         """A stored conversation; an empty chat when it is gone."""
         if not conversation_id:
             return View()
@@ -50,7 +51,7 @@ class Chat:
         return View(_shown(page.items), conversation_id, notice=notice)
 
     async def send(
-        self, person: str, conversation_id: str, typed: str, options: Options, stop: StopSignal
+        self, person: Person, conversation_id: str, typed: str, options: Options, stop: StopSignal
     ) -> AsyncGenerator[View, None]:
         """One turn with a new message; a new conversation where there is none."""
         text = typed.replace("\r\n", "\n").translate(_UNSEEN)
@@ -78,7 +79,7 @@ class Chat:
                 yield view
 
     async def retry(
-        self, person: str, conversation_id: str, options: Options, stop: StopSignal
+        self, person: Person, conversation_id: str, options: Options, stop: StopSignal
     ) -> AsyncGenerator[View, None]:
         """The last message anew, in a fork; the old conversation goes only when the new answer is there."""
         before = await self.open(person, conversation_id)
@@ -108,7 +109,7 @@ class Chat:
             if fork_id:
                 self._discard_later(person, fork_id)
 
-    async def delete(self, person: str, conversation_id: str) -> None:
+    async def delete(self, person: Person, conversation_id: str) -> None:
         """Deletes a conversation; one that is gone already is no error."""
         for attempt in range(BUSY_TRIES):
             try:
@@ -131,13 +132,13 @@ class Chat:
             return replace(now, error=refused.error, has_kept_text=_ends_with_text(now))
         return refused
 
-    def _discard_later(self, person: str, conversation_id: str) -> asyncio.Task[None]:
+    def _discard_later(self, person: Person, conversation_id: str) -> asyncio.Task[None]:
         task = asyncio.create_task(self._discard(person, conversation_id))
         self._tidying.add(task)
         task.add_done_callback(self._tidying.discard)
         return task
 
-    async def _discard(self, person: str, conversation_id: str) -> None:
+    async def _discard(self, person: Person, conversation_id: str) -> None:
         try:
             await self.delete(person, conversation_id)
         except GatewayError:

@@ -17,6 +17,7 @@ import httpx2
 
 from webui import wire
 from webui.errors import ConnectionLost, GatewayError, GatewayUnreachable
+from webui.identity import Person
 from webui.settings import Settings
 from webui.sse import SseDecoder
 
@@ -60,33 +61,33 @@ class GatewayClient:
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
 
-    async def status(self, person: str) -> wire.Status:
+    async def status(self, person: Person) -> wire.Status:
         """State of the model."""
         return wire.parse_status(await self._call(person, "GET", "/v1/status"))
 
-    async def conversations(self, person: str, *, limit: int = 50, after: str = "") -> wire.ConversationPage:
+    async def conversations(self, person: Person, *, limit: int = 50, after: str = "") -> wire.ConversationPage:
         """A person's conversations, newest activity first."""
         query = {"limit": str(limit)} | ({"after": after} if after else {})
         with _understood():
             return wire.parse_conversations(await self._call(person, "GET", "/v1/conversations", query=query))
 
-    async def create_conversation(self, person: str, title: str) -> wire.Conversation:
+    async def create_conversation(self, person: Person, title: str) -> wire.Conversation:
         """A new, empty conversation."""
         body = {"metadata": {"title": title}}
         with _understood():
             return wire.parse_conversation(await self._call(person, "POST", "/v1/conversations", body=body))
 
-    async def delete_conversation(self, person: str, conversation_id: str) -> None:
+    async def delete_conversation(self, person: Person, conversation_id: str) -> None:
         """Deletes a conversation with all its messages."""
         await self._call(person, "DELETE", _conversation(conversation_id))
 
-    async def fork_conversation(self, person: str, conversation_id: str, after: str | None) -> wire.Conversation:
+    async def fork_conversation(self, person: Person, conversation_id: str, after: str | None) -> wire.Conversation:
         """A new conversation with copies of the messages up to and with `after` (None: of no message)."""
         path = _conversation(conversation_id) + "/fork"
         with _understood():
             return wire.parse_conversation(await self._call(person, "POST", path, body={"after": after}))
 
-    async def items(self, person: str, conversation_id: str, *, limit: int = 100) -> wire.ItemPage:
+    async def items(self, person: Person, conversation_id: str, *, limit: int = 100) -> wire.ItemPage:
         """The newest messages of a conversation, in reading order."""
         query = {"limit": str(limit), "order": "desc"}
         with _understood():
@@ -95,7 +96,7 @@ class GatewayClient:
 
     @asynccontextmanager
     async def respond(
-        self, person: str, conversation_id: str, text: str, options: Options
+        self, person: Person, conversation_id: str, text: str, options: Options
     ) -> AsyncIterator[AsyncIterator[wire.ResponseEvent]]:
         """Sends one message; inside the context the answer's events come. Leaving it closes the connection: stop."""
         body = {
@@ -120,7 +121,7 @@ class GatewayClient:
 
     async def _call(
         self,
-        person: str,
+        person: Person,
         method: str,
         path: str,
         *,
@@ -134,8 +135,9 @@ class GatewayClient:
         with _understood():
             return dict(response.json())
 
-    def _headers(self, person: str) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._settings.read_api_key()}", "X-End-User": person}
+    def _headers(self, person: Person) -> dict[str, str]:
+        address = {"X-End-User-Address": person.address} if person.address else {}
+        return {"Authorization": f"Bearer {self._settings.read_api_key()}", "X-End-User": person.id} | address
 
 
 def _conversation(conversation_id: str) -> str:

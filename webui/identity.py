@@ -11,6 +11,7 @@ import hmac
 import re
 import uuid
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,6 +22,14 @@ _PRIVATE = [(b"cache-control", b"private, no-cache")]
 _PERSON = re.compile(r"[0-9a-f]{32}")
 
 Headers = Iterable[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who asks; `address` is where the request came from, "" when nobody knows."""
+
+    id: str
+    address: str = ""
 
 
 def new_person() -> str:

@@ -10,6 +10,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Mount
 
+from webui.address import AddressMiddleware
 from webui.chat import Chat
 from webui.client import GatewayClient
 from webui.door import DoorMiddleware
@@ -60,6 +61,7 @@ def create_app(settings: Settings) -> Starlette:
         routes=[Mount("/", inner)],
         middleware=[
             Middleware(DoorMiddleware, frame_ancestors=settings.frame_ancestors),
+            Middleware(AddressMiddleware, trusted_hops=settings.trusted_proxy_hops),
             Middleware(IdentityMiddleware, secret=settings.load_secret()),
             Middleware(SessionMiddleware),
         ],

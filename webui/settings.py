@@ -28,6 +28,7 @@ class Settings:
     secret_file: Path = Path("data/webui.secret")
     title: str = DEFAULT_TITLE
     frame_ancestors: tuple[str, ...] = ()
+    trusted_proxy_hops: int = 0
     connect_timeout_s: float = 3.0
     request_timeout_s: float = 15.0
     stream_idle_timeout_s: float = 300.0
@@ -44,6 +45,7 @@ class Settings:
             secret_file=root / given.get("WEBUI_SECRET_FILE", str(data_dir / "webui.secret")),
             title=given.get("WEBUI_TITLE", DEFAULT_TITLE),
             frame_ancestors=_ancestors("WEBUI_FRAME_ANCESTORS", given.get("WEBUI_FRAME_ANCESTORS", "")),
+            trusted_proxy_hops=_hops("WEBUI_TRUSTED_PROXY_HOPS", given.get("WEBUI_TRUSTED_PROXY_HOPS", "0")),
             stream_idle_timeout_s=_seconds("WEBUI_STREAM_IDLE_TIMEOUT_S", given, 300.0),
         )
 
@@ -98,6 +100,12 @@ def _ancestors(name: str, value: str) -> tuple[str, ...]:
     if any(";" in source for source in sources):
         raise SettingsError(f"{name} must be addresses separated by spaces, without a semicolon: {value!r}")
     return sources
+
+
+def _hops(name: str, value: str) -> int:
+    if not (value.isascii() and value.isdigit() and len(value) < 3):
+        raise SettingsError(f"{name} must be a number of proxies from 0 to 99, not {value!r}")
+    return int(value)
 
 
 def _seconds(name: str, given: Mapping[str, str], default: float) -> float:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from webui import wire
 from webui.client import GatewayClient, Options
 from webui.errors import GatewayError
+from webui.identity import Person
 from webui.view import Notice, Shown, View
 
 PACE_S = 0.1
@@ -64,7 +65,7 @@ class Answer:
 class Question:
     """A message on its way: whose, where to, what, and how it is to be answered."""
 
-    person: str
+    person: Person
     conversation_id: str
     text: str
     options: Options

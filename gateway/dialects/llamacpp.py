@@ -15,6 +15,7 @@ from gateway.dialects.forced_call import ForcedCallRepair, as_forced_call
 from gateway.dialects.repair import ChunkRepair, NameRepair
 from gateway.dialects.requests import format_of, logprobs_of, prompt_texts, question_of, tools_of
 from gateway.errors import ContextTooLong, GatewayError, InvalidRequest, UpstreamFailed, UpstreamNotReady
+from gateway.prompt import MESSAGE_TOKENS, TEMPLATE_TOKENS
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
@@ -90,7 +91,12 @@ def count(text: str, model: str) -> Count:
 
 
 def count_chat(prompt: Prompt, model: str) -> Count:
-    return count("\n".join(prompt_texts(prompt)), model)
+    """Its texts as they are, and the template's share from above: what limits are charged must not be too little."""
+    question = count("\n".join(prompt_texts(prompt)), model)
+    if prompt.raw is not None:
+        return question
+    template = TEMPLATE_TOKENS + MESSAGE_TOKENS * len(prompt.messages)
+    return Count(question.path, question.body, lambda body: _tokens_in(body) + template)
 
 
 def _tokens_in(body: bytes) -> int:

@@ -101,6 +101,9 @@ def _tools(prompt: Prompt) -> dict[str, Any]:
         return {}
     if prompt.response_format is not None:
         raise not_supported("response_format", _NAME, "'tools' beside it")
+    last = prompt.messages[-1]
+    if last.role == "assistant" and last.text:  # TGI writes the tools behind it (router/src/infer/chat_template.rs)
+        raise not_supported("tools", _NAME, "an answer of the assistant that is to go on")
     if any(tool.name == _NO_TOOL for tool in prompt.tools):
         raise not_supported("tools", _NAME, f"a function named '{_NO_TOOL}'")
     tools = [replace(tool, parameters=inlined(tool.parameters or NO_PARAMETERS, "tools")) for tool in prompt.tools]

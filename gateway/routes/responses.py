@@ -58,6 +58,11 @@ async def get_response(
             "Only a response that was created with 'background': true can be streamed again while it runs.",
             param="stream",
         )
+    if starting_after is not None and not stored.body.get("background"):  # nobody kept how its text was parted
+        raise InvalidRequest(
+            "'starting_after' needs a response that was created with 'background': true; without it all events come.",
+            param="starting_after",
+        )
     return ToldAgain(events_again(stored, _from(starting_after)))
 
 

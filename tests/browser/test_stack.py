@@ -27,6 +27,7 @@ def audited_stack(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) ->
         "GATEWAY_USER_RPM": "100000",
         "GATEWAY_KEY_RPM": "100000",
         "GATEWAY_ALL_USERS_RPM": "100000",
+        "GATEWAY_ADDRESS_RPM": "100000",
         "AUDIT_LOG": str(data_dir / "hosts.log"),
         "PYTHONPATH": str(ROOT / "tests" / "browser" / "audit"),
     }

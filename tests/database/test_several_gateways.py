@@ -212,7 +212,7 @@ def test_an_answer_that_goes_on_elsewhere_is_watched_at_the_first_gateway(
     response_id = events_of(first.text)[0]["response"]["id"]
     assert watched(b, response_id)[-1]["type"] == "response.incomplete"
     fake.scenario = Scenario("slow", words=WORDS, delay_s=0.03)
-    begun = b.post(f"/v1/responses/{response_id}/continue", json={"background": True})
+    begun = b.post(f"/v1/responses/{response_id}/continue", json={"background": True, "max_output_tokens": 100})
     assert begun.status_code == 200, begun.text
     with ThreadPoolExecutor(2) as pool:
         here, there = pool.submit(watched, b, response_id), pool.submit(watched, a, response_id)

@@ -86,7 +86,9 @@ def create_app(state: GatewayState) -> Starlette:
     """The stand-in as an ASGI app."""
 
     def guard(request: Request) -> Response | None:
-        state.requests.append({"method": request.method, "path": request.url.path, "user": _user(request)})
+        address = request.headers.get("x-end-user-address")
+        asked = {"method": request.method, "path": request.url.path, "user": _user(request), "address": address}
+        state.requests.append(asked)
         if request.headers.get("authorization") != f"Bearer {KEY}":
             return error(401, "invalid_api_key", "wrong key")
         if state.broken:
@@ -273,7 +275,13 @@ class FakeGateway:
 def serve(app: Any, *, lifespan: str = "off") -> Iterator[str]:
     """Runs an ASGI app on a free loopback port, in a thread, for as long as the context is open."""
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, log_level="warning", lifespan=lifespan, timeout_graceful_shutdown=0
+        app,
+        host="127.0.0.1",
+        port=0,
+        log_level="warning",
+        lifespan=lifespan,
+        timeout_graceful_shutdown=0,
+        proxy_headers=False,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -327,3 +327,26 @@ def test_odd_paths(client: httpx2.Client) -> None:
     for path in ("/v1/conversations/%00", "/v1/responses/%ED%A0%80", "/v1/conversations/" + "x" * 8000, "/v1/%2e%2e/x"):
         assert client.get(path).status_code == 404, path
     assert client.get("/v1/conversations", params={"after": "\x00"}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/responses", {"input": []}, "input"),
+        ("/v1/responses", {"input": [{"role": "user", "content": []}]}, "input.0.content"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": []}]}, "messages.0.content"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "stop": ["a"] * 5}, "stop"),
+    ],
+)
+def test_a_list_that_is_wrong_is_not_told_to_be_a_text(
+    client: httpx2.Client, path: str, body: dict[str, Any], param: str
+) -> None:
+    error = client.post(path, json=body).json()["error"]
+    assert error["param"] == param
+    assert "List should have" in error["message"], error
+
+
+def test_a_response_that_is_not_there_is_named_as_its_caller_named_it(client: httpx2.Client) -> None:
+    missing = client.post("/v1/responses", json={"input": "hi", "previous_response_id": "resp_none"})
+    assert (missing.status_code, missing.json()["error"]["param"]) == (404, "previous_response_id")
+    assert client.get("/v1/responses/resp_none").json()["error"]["param"] == "response_id"

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+import sqlalchemy as sa
 
+from gateway.settings import Settings
+from gateway.tables import responses
 from tests.fakes.inference import FakeInference, Scenario
-from tests.running_gateway import RunningGateway, events_of, eventually
+from tests.running_gateway import RunningGateway, events_of, eventually, run_gateway
 
 pytestmark = pytest.mark.contract
 Json = dict[str, Any]
+RELEASED = sorted((Path(__file__).resolve().parents[2] / "released").glob("*.sql"))
 
 
 @pytest.fixture
@@ -74,6 +81,132 @@ def test_one_that_fails_can_go_on_another_time(
     assert text_of(kept).startswith("One two")
     fake.scenario = Scenario(words=[" end"])
     assert text_of(client.post(f"/v1/responses/{cut['id']}/continue").json()) == text_of(kept) + " end"
+
+
+def cut_after_two(client: httpx2.Client, fake: FakeInference, **asked: Any) -> Json:
+    """A response that ended after two words; the engine has two more for it."""
+    fake.scenario = Scenario(words=["One", " two", " three"])
+    done: Json = client.post("/v1/responses", json={"input": "Count", "max_output_tokens": 2} | asked).json()
+    assert done["status"] == "incomplete", done
+    fake.scenario = Scenario(words=[" three", " four"])
+    return done
+
+
+TOOL = {"type": "function", "name": "now", "parameters": {"type": "object", "properties": {}}}
+
+
+@pytest.mark.parametrize("choice", [None, "auto", "none"])
+def test_what_it_was_asked_for_with_holds_for_the_rest(
+    client: httpx2.Client, fake: FakeInference, choice: str | None
+) -> None:
+    asked = {"temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1, "repetition_penalty": 1.2, "seed": 5}
+    tools = {"tools": [TOOL], "tool_choice": choice, "parallel_tool_calls": False}
+    cut = cut_after_two(client, fake, **asked, **tools)
+    first = fake.chat.body
+    assert client.post(f"/v1/responses/{cut['id']}/continue").json()["status"] == "completed"
+    second = fake.chat.body
+    assert ("tools" in second) == (choice != "none")
+    assert second | {"messages": first["messages"]} == first
+
+
+def test_its_limits_hold_for_each_piece_unless_the_caller_sets_others(
+    client: httpx2.Client, fake: FakeInference
+) -> None:
+    cut = cut_after_two(client, fake, max_total_tokens=4000)
+    fake.scenario = Scenario(words=["x"] * 9)
+    path = f"/v1/responses/{cut['id']}/continue"
+    for asked, given in (({}, 2), ({"max_output_tokens": 5}, 5), ({}, 2)):
+        assert client.post(path, json=asked).json()["status"] == "incomplete"
+        assert fake.chat.body["max_tokens"] == given
+    assert client.post(path, json={"max_output_tokens": 3000}).json()["status"] == "completed"
+
+
+def test_all_that_it_may_have_together_is_said_when_it_is_spent(client: httpx2.Client, fake: FakeInference) -> None:
+    fake.scenario = Scenario(words=["x"] * 90)
+    cut = client.post("/v1/responses", json={"input": "Count", "max_total_tokens": 70}).json()
+    assert cut["incomplete_details"] == {"reason": "max_output_tokens"}
+    path = f"/v1/responses/{cut['id']}/continue"
+    refused = client.post(path)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "max_total_tokens")
+    assert refused.json()["error"]["code"] == "context_length_exceeded"
+    assert "70 tokens of 'max_total_tokens'" in refused.json()["error"]["message"]
+    assert client.get(f"/v1/responses/{cut['id']}").json() == cut
+    assert client.post(path, json={"max_total_tokens": 4000}).json()["status"] == "completed"
+
+
+def test_log_probabilities_are_those_of_the_whole_answer(client: httpx2.Client, fake: FakeInference) -> None:
+    wanted = {"include": ["message.output_text.logprobs"], "top_logprobs": 1}
+    cut = cut_after_two(client, fake, **wanted)
+    path = f"/v1/responses/{cut['id']}/continue"
+    events = events_of(client.post(path, json={"stream": True}).text)
+    assert (fake.chat.body["logprobs"], fake.chat.body["top_logprobs"]) == (True, 1)
+    deltas = [event for event in events if event["type"] == "response.output_text.delta"]
+    told = [[token["token"] for token in event["logprobs"]] for event in deltas]
+    assert told == [["One", " two"], [" three"], [" four"]]
+    kept = client.get(f"/v1/responses/{cut['id']}").json()
+    assert kept == events[-1]["response"]
+    tokens = [token["token"] for token in kept["output"][0]["content"][0]["logprobs"]]
+    assert tokens == ["One", " two", " three", " four"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        ({"text": {"format": {"type": "json_object"}}}, "text.format"),
+        ({"text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "object"}}}}, "text.format"),
+        ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "now"}}, "tool_choice"),
+    ],
+)
+def test_what_no_engine_keeps_to_in_the_middle_of_an_answer_is_refused(
+    client: httpx2.Client, fake: FakeInference, asked: Json, param: str
+) -> None:
+    cut = cut_after_two(client, fake, **asked)
+    before = len(fake.chats)
+    refused = client.post(f"/v1/responses/{cut['id']}/continue")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+    assert f"'{param}'" in refused.json()["error"]["message"]
+    assert len(fake.chats) == before
+
+
+def test_all_of_its_question_stays_when_older_messages_are_left_out(client: httpx2.Client, fake: FakeInference) -> None:
+    conversation = client.post("/v1/conversations").json()["id"]
+    for n in range(3):
+        old = {"input": f"old{n} " + "a " * 900, "conversation": conversation}
+        assert client.post("/v1/responses", json=old).is_success
+    question = [{"role": "user", "content": "first " + "b " * 400}, {"role": "user", "content": "second"}]
+    cut = cut_after_two(client, fake, input=question, conversation=conversation, truncation="auto")
+    asked = {"max_output_tokens": 2000}
+    assert client.post(f"/v1/responses/{cut['id']}/continue", json=asked).json()["status"] == "completed"
+    sent = [message["content"].split()[0] for message in fake.chat.body["messages"]]
+    assert sent[-3:] == ["first", "second", "One"]
+    assert "old0" not in sent
+
+
+def test_another_model_does_not_go_on_with_it(
+    gateway: RunningGateway, client: httpx2.Client, fake: FakeInference, tmp_path: Path
+) -> None:
+    cut = cut_after_two(client, fake)
+    body = {name: value for name, value in cut.items() if name != "output"} | {"output": [], "model": "another"}
+
+    def rename(db: sa.Connection) -> None:
+        db.execute(sa.update(responses).where(responses.c.id == cut["id"]).values(body=body))
+
+    gateway.parts.store._database.write_now(rename)
+    refused = client.post(f"/v1/responses/{cut['id']}/continue")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize("release", RELEASED, ids=lambda path: path.stem)
+def test_an_answer_of_every_release_goes_on(release: Path, fake: FakeInference, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / Settings.DATABASE_NAME)) as database:
+        database.executescript(release.read_text())
+        (response_id,) = database.execute("SELECT id FROM responses WHERE status = 'in_progress'").fetchone()
+    fake.scenario = Scenario(words=["ur", "!"])
+    with run_gateway(tmp_path, fake) as gateway, gateway.client("sk-released-0001-" + "x" * 30) as client:
+        done = client.post(f"/v1/responses/{response_id}/continue").json()
+        assert (done["status"], text_of(done)) == ("completed", "Four!")
+    assert [message["content"] for message in fake.chat.body["messages"]][-2:] == ["And 2+2?", "Fo"]
 
 
 def test_what_cannot_go_on(gateway: RunningGateway, client: httpx2.Client, fake: FakeInference, cut: Json) -> None:

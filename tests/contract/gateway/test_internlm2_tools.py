@@ -246,3 +246,21 @@ def test_llamacpps_completions_with_log_probabilities(client: httpx2.Client, fak
     assert [c["logprobs"]["text_offset"] for c in choices_of(events) if c["logprobs"]] == [[0], [5]]
     assert all(event["id"].startswith("cmpl-") for event in events)
     assert not any("usage" in event for event in events)  # nobody asked for it
+
+
+def test_an_answer_with_tools_goes_on(asking: httpx2.Client, tgi: Tgi) -> None:
+    tgi.next = stream("I", " look", finish="length", usage=(9, 2))
+    tool = {"type": "function", "name": "get_weather", "parameters": SCHEMA}
+    body = {"input": "Weather in Shanghai?", "tools": [tool], "max_output_tokens": 2}
+    cut = asking.post("/v1/responses", json=body).json()
+    tgi.next = stream(*PIECES[2:], finish="stop", usage=(9, 9))
+    done = asking.post(f"/v1/responses/{cut['id']}/continue", json={"max_output_tokens": 50}).json()
+    assert [item["type"] for item in done["output"]] == ["message", "function_call"], done
+    assert done["output"][0]["content"][0]["text"] == "I look."
+    assert (done["output"][1]["name"], json.loads(done["output"][1]["arguments"])) == (
+        "get_weather",
+        {"city": "Shanghai"},
+    )
+    system, question, answer = tgi.chat.body["messages"]
+    assert "get_weather" in system["content"]
+    assert (question["content"], answer["role"], answer["content"]) == (body["input"], "assistant", "I look")

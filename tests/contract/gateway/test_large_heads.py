@@ -60,3 +60,19 @@ def test_a_head_of_usual_size_and_a_large_body_in_one_piece_are_taken(
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\nx-padding: {'p' * 30 * KIB}\r\n\r\n"
     )
     assert send_raw(gateway, [head.encode() + body]).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"no http at all\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{}",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"transfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+    ],
+    ids=["nonsense", "two lengths", "a chunk without a size"],
+)
+def test_what_is_no_http_is_refused_in_openais_form(gateway: RunningGateway, request_bytes: bytes) -> None:
+    answer = send_raw(gateway, [request_bytes])
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_request"

@@ -297,3 +297,16 @@ def test_legacy_completions(asking: httpx2.Client, script: Script) -> None:
     assert script.server.of("/v1/completions")[-1].body["max_tokens"] == 16  # OpenAI's default; LMDeploy's is the rest
     answer = asking.post("/v1/completions", json={"prompt": "x", "logprobs": 1})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "logprobs")
+
+
+def test_an_answer_goes_on_as_it_was_asked_for(asking: httpx2.Client, script: Script) -> None:
+    script.next = streaming(event("One"), event(" two"), event(reason="length"), event(usage=(7, 2)), DONE)
+    asked = {"input": "Count", "max_output_tokens": 2, "seed": -3, "top_k": 5, "min_p": 0.1, "repetition_penalty": 1.2}
+    cut = asking.post("/v1/responses", json=asked).json()
+    first = script.chat.body
+    assert cut["status"] == "incomplete", cut
+    script.next = PLAIN
+    done = asking.post(f"/v1/responses/{cut['id']}/continue").json()
+    assert done["output"][0]["content"][0]["text"] == "One twoHello"
+    assert [message["content"] for message in script.chat.body["messages"]] == ["Count", "One two"]
+    assert script.chat.body | {"messages": first["messages"]} == first

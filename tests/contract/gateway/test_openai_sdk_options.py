@@ -60,10 +60,11 @@ def test_a_background_answer_is_watched_again_and_cancelled(gateway: RunningGate
     fake.scenario = Scenario("slow", delay_s=0.03)
     with sdk_of(gateway) as sdk:
         seen = []
-        for event in sdk.responses.create(model=MODEL, input="go", background=True, stream=True):
-            seen.append(event)
-            if event.type == "response.output_text.delta":
-                break
+        with sdk.responses.create(model=MODEL, input="go", background=True, stream=True) as stream:
+            for event in stream:
+                seen.append(event)
+                if event.type == "response.output_text.delta":
+                    break
         response_id = seen[0].response.id  # type: ignore[union-attr]
         seen += sdk.responses.retrieve(response_id, stream=True, starting_after=seen[-1].sequence_number)
         assert [event.sequence_number for event in seen] == list(range(len(seen)))

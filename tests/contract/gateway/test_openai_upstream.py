@@ -256,3 +256,22 @@ def test_the_engines_retry_after_is_told(asking: httpx2.Client, script: Script, 
         script.next = Answer(status, headers, b'{"error":{"message":"busy"}}')
         answer = asking.post(CHAT, json=HI)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, waited)
+
+
+def test_an_answer_goes_on_as_it_was_asked_for(asking: httpx2.Client, script: Script) -> None:
+    script.next = Answer(200, SSE, pieces=(ROLE, event({"content": "One"}), event({}, "length"), USAGE, DONE))
+    tool = {"type": "function", "name": "now", "parameters": {"type": "object", "properties": {}}}
+    asked = {"input": "Count", "max_output_tokens": 1, "seed": 3, "top_k": 5, "min_p": 0.1, "repetition_penalty": 1.2}
+    asked |= {"tools": [tool], "tool_choice": "auto", "parallel_tool_calls": False}
+    cut = asking.post("/v1/responses", json=asked).json()
+    first = script.server.asked[-1].body
+    assert cut["status"] == "incomplete", cut
+    script.next = Answer(200, SSE, pieces=PIECES)
+    done = asking.post(f"/v1/responses/{cut['id']}/continue").json()
+    assert done["output"][0]["content"][0]["text"] == "OneHello"
+    second = script.server.asked[-1].body
+    assert [message["content"] for message in second["messages"]] == ["Count", "One"]
+    # as vLLM and SGLang want it said
+    assert second == first | {
+        "messages": second["messages"], "add_generation_prompt": False, "continue_final_message": True
+    }  # fmt: skip

@@ -336,3 +336,13 @@ def test_a_full_waiting_room_is_said(fake: FakeInference, tmp_path: Path) -> Non
         assert error_of(second.result()) == (503, "overloaded")  # its time was up
         fake.release()
         assert first.result().is_success
+
+
+def test_only_a_background_answer_is_found_again_by_the_number_of_an_event(client: httpx2.Client) -> None:
+    events = events_of(client.post("/v1/responses", json={"input": "hi", "stream": True}).text)
+    path = f"/v1/responses/{events[0]['response']['id']}?stream=true"
+    refused = client.get(path, params={"stream": "true", "starting_after": "5"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "starting_after")
+    again = events_of(client.get(path).text)
+    text = "".join(event["delta"] for event in again if event["type"] == "response.output_text.delta")
+    assert (text, again[-1]) == ("Hello there! How can I help you?", events[-1] | {"sequence_number": len(again) - 1})

@@ -427,3 +427,34 @@ def test_the_sdk_completes(sdk: openai.OpenAI, tgi: Tgi) -> None:
         chunk.choices[0].text for chunk in sdk.completions.create(model=MODEL, prompt="x", stream=True) if chunk.choices
     )
     assert text == " Paris.\n\nThe capital"
+
+
+# --- an answer that goes on
+
+
+def cut_response(client: httpx2.Client, tgi: Tgi, **fields: Any) -> str:
+    tgi.next = stream("One", " two", finish="length", usage=(9, 2))
+    body = {"input": "Count", "max_output_tokens": 2, "seed": 3, "temperature": 0.5, "repetition_penalty": 1.2}
+    done: Json = client.post("/v1/responses", json=body | fields).json()
+    assert done["status"] == "incomplete", done
+    tgi.next = stream(" three", finish="stop", usage=(11, 1))
+    return f"/v1/responses/{done['id']}/continue"
+
+
+def test_an_answer_goes_on_as_it_was_asked_for(asking: httpx2.Client, tgi: Tgi) -> None:
+    path = cut_response(asking, tgi, include=["message.output_text.logprobs"], top_logprobs=2)
+    first = tgi.chat.body
+    assert asking.post(path).json()["status"] == "completed"
+    question, answer = tgi.chat.body["messages"]
+    assert (question["content"], answer["role"], answer["content"]) == ("Count", "assistant", "One two")
+    assert tgi.chat.body | {"messages": first["messages"]} == first
+
+
+def test_no_answer_goes_on_where_tgi_would_write_its_tools_into_it(asking: httpx2.Client, tgi: Tgi) -> None:
+    tool = {"type": "function", "name": "now", "parameters": {"type": "object", "properties": {}}}
+    path = cut_response(asking, tgi, tools=[tool])
+    refused = asking.post(path)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tools")
+    assert asking.get(path.removesuffix("/continue")).json()["status"] == "incomplete"
+    path = cut_response(asking, tgi, tools=[tool], tool_choice="none")
+    assert asking.post(path).json()["status"] == "completed"

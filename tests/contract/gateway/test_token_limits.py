@@ -5,18 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import httpx2
 import pytest
 
+from gateway.prompt import MESSAGE_TOKENS, TEMPLATE_TOKENS
 from tests.fakes.inference import WORDS, FakeInference, Scenario
 from tests.redis_server import PROGRAM, redis_server
 from tests.running_gateway import RunningGateway, eventually, run_gateway
 
 pytestmark = pytest.mark.contract
 Json = dict[str, Any]
-TPD = 100_000  # of a day, so that next to nothing drains while a test runs
+PROMPT = 1 + MESSAGE_TOKENS + TEMPLATE_TOKENS  # how many the word "hi" has at most
+TPD = 8_000  # of a day: a whole token drains in 11 s, so none while a test runs
 
 
 @pytest.fixture(scope="module", params=["memory", "redis"])
@@ -97,7 +100,49 @@ def test_who_leaves_pays_for_what_came(gateway: RunningGateway, fake: FakeInfere
             fake.scenario = Scenario()
 
         used = used_by(client, leave)
-        assert len(WORDS) // 2 <= used <= 40  # the prompt's estimate and the events, not the 5000
+        assert len(WORDS) // 2 <= used <= PROMPT + len(WORDS)  # the prompt's estimate and the events, not the 5000
+
+
+@contextmanager
+def no_slot(gateway: RunningGateway) -> Iterator[None]:
+    """Nobody gets a slot inside the context."""
+    gateway.parts.admission.resize(0)
+    try:
+        yield
+    finally:
+        eventually(lambda: not gateway.parts.admission.waiting)
+        gateway.parts.admission.resize(64)
+
+
+def leave_the_line(gateway: RunningGateway, client: httpx2.Client, path: str) -> None:
+    body = chat(500, stream=True) if path.endswith("completions") else {"input": "hi", "stream": True}
+    with no_slot(gateway), client.stream("POST", path, json=body) as answer:
+        assert b"queued" in next(answer.iter_bytes())
+    eventually(gateway.is_idle)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+def test_who_leaves_the_line_has_used_no_tokens(gateway: RunningGateway, fake: FakeInference, path: str) -> None:
+    with gateway.client(gateway.new_key(tpd=TPD)) as client:
+        assert used_by(client, lambda: leave_the_line(gateway, client, path)) == 0
+    assert all(asked.path == "/tokenize" or asked.body["max_tokens"] == 1 for asked in fake.asked)
+
+
+def test_who_leaves_the_line_has_made_a_request(gateway: RunningGateway, fake: FakeInference) -> None:
+    with gateway.client(gateway.new_key(rpm=2)) as client:
+        for _ in range(2):
+            leave_the_line(gateway, client, "/v1/responses")  # each has left a question in the history
+        assert client.post("/v1/chat/completions", json=chat(1)).status_code == 429
+
+
+def test_what_the_engine_refuses_has_used_no_tokens(gateway: RunningGateway, fake: FakeInference) -> None:
+    with gateway.client(gateway.new_key(tpd=TPD)) as client:
+
+        def ask() -> None:
+            long = client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "a " * 5000}]})
+            assert long.json()["error"]["code"] == "context_length_exceeded", long.text
+
+        assert used_by(client, ask) == 0
 
 
 def test_the_estimate_is_held_while_the_answer_runs(gateway: RunningGateway, fake: FakeInference) -> None:
@@ -130,6 +175,30 @@ def test_what_can_never_pass_is_said_so_and_what_nobody_limited_is_limited(
         assert 0 < fake.chats[-1].body["max_tokens"] < 100
 
 
+def longest_that_passes(client: httpx2.Client, path: str, **fields: Any) -> tuple[int, int]:
+    """The longest answer that the limit lets pass, and how many tokens were used then."""
+    name = "max_tokens" if path.endswith("completions") else "max_output_tokens"
+    question = chat() if path.endswith("completions") else {"input": "hi"}
+    for longest in range(100, 0, -1):
+        answer = client.post(path, json=question | {name: longest} | fields)
+        if answer.is_success:
+            return longest, answer.json()["usage"]["total_tokens"]
+        assert answer.status_code == 429
+    pytest.fail("nothing passes")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+def test_no_answer_uses_more_than_the_limit_has(gateway: RunningGateway, fake: FakeInference, path: str) -> None:
+    fake.scenario = Scenario(words=["x"] * 200)
+    named = {"name": "now", "description": "word " * 25, "parameters": {"type": "object", "properties": {}}}
+    tool = {"type": "function"} | ({"function": named} if path.endswith("completions") else named)
+    with gateway.client(gateway.new_key(tpd=100)) as client:
+        without, used = longest_that_passes(client, path)
+        assert used <= 100  # the template's tokens are in the estimate
+    with gateway.client(gateway.new_key(tpd=100)) as client:
+        assert longest_that_passes(client, path, tools=[tool])[0] <= without - 25  # and those of tools
+
+
 def test_the_wait_is_the_true_one(gateway: RunningGateway, fake: FakeInference) -> None:
     with gateway.client(gateway.new_key(tpm=3000)) as client, ThreadPoolExecutor(1) as pool:
         fake.scenario = Scenario("silent_first_token")
@@ -148,9 +217,10 @@ def test_the_wait_is_the_true_one(gateway: RunningGateway, fake: FakeInference) 
 def test_many_at_once_never_use_more_than_there_is(gateway: RunningGateway, fake: FakeInference) -> None:
     with gateway.client(gateway.new_key(tpd=2000)) as client, ThreadPoolExecutor(40) as pool:
         answers = list(pool.map(lambda _: client.post("/v1/chat/completions", json=chat(20)), range(200)))
-        while answers[-1].is_success or answers[-2].is_success:  # what was held is given back, and can be used up
-            answers.append(client.post("/v1/chat/completions", json=chat(20)))
-            answers.append(client.post("/v1/chat/completions", json=chat(20)))
+        last = client.post("/v1/chat/completions", json=chat(20))
+        while last.is_success:  # what was held is given back, and can be used up
+            answers.append(last)
+            last = client.post("/v1/chat/completions", json=chat(20))
     assert {answer.status_code for answer in answers} == {200, 429}
     used = sum(answer.json()["usage"]["total_tokens"] for answer in answers if answer.is_success)
-    assert 2000 - 50 <= used <= 2000
+    assert 2000 - (PROMPT + 20) <= used <= 2000  # what is left is too little for one more

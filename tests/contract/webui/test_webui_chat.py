@@ -16,12 +16,13 @@ from tests.fakes.gateway import KEY, FakeGateway, Scenario, error, fake_gateway,
 from webui.chat import LARGEST_MESSAGE_CHARS, Chat, title_of
 from webui.client import GatewayClient, Options
 from webui.errors import GatewayError
+from webui.identity import Person
 from webui.settings import Settings
 from webui.turn import BUSY_TRIES, StopSignal
 from webui.view import View
 
 pytestmark = pytest.mark.contract
-ANN = "a" * 32
+ANN = Person("a" * 32)
 
 
 @pytest.fixture

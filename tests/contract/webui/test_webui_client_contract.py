@@ -15,10 +15,11 @@ from tests.fakes.gateway import KEY, FakeGateway, Scenario, fake_gateway
 from webui import wire
 from webui.client import GatewayClient, Options
 from webui.errors import ConnectionLost, GatewayError, GatewayUnreachable, KeyMissing
+from webui.identity import Person
 from webui.settings import Settings
 
 pytestmark = pytest.mark.contract
-ANN, BOB = "a" * 32, "b" * 32
+ANN, BOB = Person("a" * 32), Person("b" * 32)
 
 
 @pytest.fixture
@@ -43,6 +44,15 @@ async def ask(client: GatewayClient, conversation_id: str, text: str = "Hi") -> 
         return [event async for event in events]
 
 
+def test_the_gateway_is_told_where_people_are_when_that_is_known(gateway: FakeGateway) -> None:
+    async def use(client: GatewayClient) -> None:
+        await client.status(ANN)
+        await client.status(Person(ANN.id, "2001:db8::1"))
+
+    talk(gateway.url, use)
+    assert [asked["address"] for asked in gateway.state.requests] == [None, "2001:db8::1"]
+
+
 def test_an_answer_comes_event_by_event_and_is_in_the_history(gateway: FakeGateway) -> None:
     gateway.state.scenario = Scenario(words=["你", "好", "🙂"], truncated_items=2)
 
@@ -60,7 +70,7 @@ def test_an_answer_comes_event_by_event_and_is_in_the_history(gateway: FakeGatew
 
     talk(gateway.url, use)
     asked = next(r for r in gateway.state.requests if r["path"] == "/v1/responses")
-    assert asked["user"] == ANN
+    assert asked["user"] == ANN.id
     assert asked["body"] == {
         "input": "Hi",
         "conversation": "conv_0001",

@@ -6,9 +6,11 @@ import asyncio
 import json
 import re
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -16,6 +18,8 @@ import pytest
 from starlette.applications import Starlette
 
 from tests.fakes.gateway import KEY, FakeGateway, Scenario, fake_gateway, serve
+from tests.fakes.inference import fake_inference
+from tests.running_gateway import run_gateway
 from webui.main import create_app
 from webui.settings import Settings
 
@@ -30,9 +34,9 @@ def _running() -> Iterator[tuple[str, FakeGateway]]:
             yield url, gateway
 
 
-async def _app_for(gateway_url: str) -> Starlette:
+async def _app_for(gateway_url: str, **settings: Any) -> Starlette:
     """In a loop, because without one Gradio makes one that nobody closes."""
-    return create_app(Settings(gateway_url=gateway_url, api_key=KEY, secret=b"s" * 32))
+    return create_app(Settings(gateway_url=gateway_url, secret=b"s" * 32, **({"api_key": KEY} | settings)))
 
 
 @pytest.fixture
@@ -118,6 +122,36 @@ def test_a_stream_is_read_by_nobody_else(gateway: FakeGateway, ann: Visitor, bob
         cancel = {"session_hash": "annspage", "fn_index": ann.action("send")["id"], "event_id": "x"}
         assert bob.http.post("/gradio_api/cancel", json=cancel).status_code == 404
         assert reading.result().text.count("secret") >= 20
+
+
+def test_what_a_browser_forwards_says_nothing_without_proxies(gateway: FakeGateway, ann: Visitor) -> None:
+    ann.http.headers |= {"x-forwarded-for": "6.6.6.6", "x-webui-address": "6.6.6.6", "x-end-user-address": "6.6.6.6"}
+    gateway.state.requests.clear()
+    assert ann.predict("poll", "forged", "").status_code == 200
+    assert ann.join("forged", "Hello").status_code == 200
+    assert "Hello, this is an answer." in ann.stream("forged").text
+    assert {asked["address"] for asked in gateway.state.requests} == {"127.0.0.1"}
+
+
+def test_new_people_share_the_limit_of_the_address_that_the_proxy_saw(tmp_path: Path) -> None:
+    def speak(url: str, forwarded: str) -> None:
+        visitor, session = Visitor(url), uuid.uuid4().hex  # without a cookie: somebody new each time
+        with closing(visitor.http):
+            visitor.http.headers["x-forwarded-for"] = forwarded
+            assert visitor.join(session, "Hello").status_code == 200
+            visitor.stream(session)
+
+    with fake_inference() as fake, run_gateway(tmp_path, fake, address_rpm=4) as gateway:
+        app = asyncio.run(_app_for(gateway.url, api_key=gateway.webui_key, trusted_proxy_hops=1))
+        with serve(app, lifespan="on") as url:
+            speak(url, "203.0.113.9")  # two requests: a conversation, and a message in it
+            speak(url, "6.6.6.6, 203.0.113.9")
+            assert len(fake.chats) == 2
+            for forged in ("203.0.113.9", "7.7.7.7, 203.0.113.9", "8.8.8.8, 9.9.9.9, 203.0.113.9"):
+                speak(url, forged)
+            assert len(fake.chats) == 2
+            speak(url, "203.0.113.9, 198.51.100.1")
+            assert len(fake.chats) == 3
 
 
 def test_half_an_emoji_is_no_error(gateway: FakeGateway, ann: Visitor) -> None:

@@ -20,6 +20,11 @@ def test_defaults_need_no_environment(tmp_path: Path) -> None:
     assert settings.secret_file == tmp_path / "data" / "webui.secret"
 
 
+def test_proxies_are_trusted_only_when_they_are_counted(tmp_path: Path) -> None:
+    assert Settings.from_env({}, tmp_path).trusted_proxy_hops == 0
+    assert Settings.from_env({"WEBUI_TRUSTED_PROXY_HOPS": "2"}, tmp_path).trusted_proxy_hops == 2
+
+
 def test_data_dir_moves_both_files_and_each_can_be_named(tmp_path: Path) -> None:
     settings = Settings.from_env({"DATA_DIR": "elsewhere", "WEBUI_API_KEY_FILE": "/run/key"}, tmp_path)
     assert settings.secret_file == tmp_path / "elsewhere" / "webui.secret"
@@ -34,6 +39,10 @@ def test_data_dir_moves_both_files_and_each_can_be_named(tmp_path: Path) -> None
         ("WEBUI_FRAME_ANCESTORS", "https://a; script-src *"),
         ("WEBUI_STREAM_IDLE_TIMEOUT_S", "soon"),
         ("WEBUI_STREAM_IDLE_TIMEOUT_S", "-1"),
+        ("WEBUI_TRUSTED_PROXY_HOPS", "-1"),
+        ("WEBUI_TRUSTED_PROXY_HOPS", "one"),
+        ("WEBUI_TRUSTED_PROXY_HOPS", "100"),
+        ("WEBUI_TRUSTED_PROXY_HOPS", "²"),
     ],
 )
 def test_a_wrong_value_names_its_variable(name: str, value: str, tmp_path: Path) -> None:
