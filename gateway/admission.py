@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from gateway.errors import Overloaded
 
@@ -21,9 +22,31 @@ TELL_AFTER_S = 0.25
 _TELL_EVERY_S = 1.0
 _FIRST_GUESS_S = 5.0
 _WEIGHT = 0.2
-_Turn = asyncio.Future[None]
 Tell = Callable[[int], Awaitable[None]]
 """Gets the place in the queue, 1 for the next."""
+
+
+@dataclass
+class Slot:
+    """A slot that several gateways share (gateway/shared_slots.py).
+
+    Attributes:
+        server: the name of the inference server that it is at; None: wherever there is room.
+        when_moved: called when it is used at another one.
+    """
+
+    id: str
+    server: str | None
+    when_moved: Callable[[Slot], None]
+
+    def use(self, server: str) -> None:
+        """The answer is made by that server."""
+        if server != self.server:
+            self.server = server
+            self.when_moved(self)
+
+
+Turn = asyncio.Future[Slot | None]
 
 
 class Admission:
@@ -39,9 +62,9 @@ class Admission:
         self._max_waiting = max_waiting
         self._max_wait_s = max_wait_s
         self._running_of: dict[str, int] = {}
-        self._first: OrderedDict[str, deque[_Turn]] = OrderedDict()
+        self._first: OrderedDict[str, deque[Turn]] = OrderedDict()
         """Lines of callers who have nothing running."""
-        self._others: OrderedDict[str, deque[_Turn]] = OrderedDict()
+        self._others: OrderedDict[str, deque[Turn]] = OrderedDict()
         self._waiting_count = 0
         self._held_s: float | None = None
         self.refused = {"full": 0, "deadline": 0}
@@ -74,8 +97,8 @@ class Admission:
             self._running += 1
 
     @asynccontextmanager
-    async def lease(self, caller: str, tell: Tell | None = None) -> AsyncIterator[None]:
-        """Holds one slot while the context is open. `tell` is called while this has to wait.
+    async def lease(self, caller: str, tell: Tell | None = None) -> AsyncIterator[Slot | None]:
+        """Holds one slot while the context is open; None unless gateways share it. `tell` is called while this waits.
 
         Raises:
             Overloaded: the waiting room is full, or no slot came free in time.
@@ -87,12 +110,12 @@ class Admission:
             await self._wait(caller, tell)
         begun = time.monotonic()
         try:
-            yield
+            yield None
         finally:
             self._note(time.monotonic() - begun)
-            self._release(caller)
+            self._release(caller, None)
 
-    def place(self, caller: str, turn: _Turn) -> int:
+    def place(self, caller: str, turn: Turn) -> int:
         """The place of a waiting request: how many slots have to come free until it is its turn.
 
         Counted as if nobody came: first one slot for each caller who has none, then one for each in turn.
@@ -111,18 +134,17 @@ class Admission:
                     place += min(len(line) - taken, rounds + is_ahead)
         return place
 
-    async def _wait(self, caller: str, tell: Tell | None) -> None:
-        if self._waiting_count >= self._max_waiting:
-            self.refused["full"] += 1
-            raise Overloaded(
-                "All places are taken and the waiting room is full. Try again soon.", retry_after_s=self._next_place_s()
-            )
-        turn: _Turn = asyncio.get_running_loop().create_future()
+    async def _wait(self, caller: str, tell: Tell | None) -> Slot | None:
+        if not self._has_room():
+            raise self._full()
+        turn: Turn = asyncio.get_running_loop().create_future()
         self._line_of(caller).append(turn)
         self._waiting_count += 1
+        self._joined(caller, turn)
         try:
             async with asyncio.timeout(self._max_wait_s):
                 await (turn if tell is None else self._tell_until(caller, turn, tell))
+            return turn.result()
         except TimeoutError:
             self._leave(caller, turn)
             self.refused["deadline"] += 1
@@ -133,7 +155,19 @@ class Admission:
             self._leave(caller, turn)
             raise
 
-    async def _tell_until(self, caller: str, turn: _Turn, tell: Tell) -> None:
+    def _has_room(self) -> bool:
+        return self._waiting_count < self._max_waiting
+
+    def _full(self) -> Overloaded:
+        self.refused["full"] += 1
+        return Overloaded(
+            "All places are taken and the waiting room is full. Try again soon.", retry_after_s=self._next_place_s()
+        )
+
+    def _joined(self, caller: str, turn: Turn) -> None:
+        """Somebody waits now."""
+
+    async def _tell_until(self, caller: str, turn: Turn, tell: Tell) -> None:
         told = 0
         pause_s = TELL_AFTER_S
         while True:
@@ -144,13 +178,13 @@ class Admission:
                 await tell(told)
             pause_s = _TELL_EVERY_S
 
-    def _line_of(self, caller: str) -> deque[_Turn]:
+    def _line_of(self, caller: str) -> deque[Turn]:
         lines = self._others if caller in self._running_of else self._first
         return lines.setdefault(caller, deque())
 
-    def _leave(self, caller: str, turn: _Turn) -> None:
-        if turn.done() and not turn.cancelled():  # the slot had just been handed over
-            self._release(caller)
+    def _leave(self, caller: str, turn: Turn) -> None:
+        if turn.done() and not turn.cancelled() and turn.exception() is None:  # the slot had just been handed over
+            self._release(caller, turn.result())
             return
         for lines in (self._first, self._others):
             line = lines.get(caller)
@@ -166,7 +200,13 @@ class Admission:
         if (line := self._first.pop(caller, None)) is not None:
             self._others[caller] = line
 
-    def _release(self, caller: str) -> None:
+    def _release(self, caller: str, slot: Slot | None) -> None:
+        self._end(caller)
+        if self._running > self._slots or not self._call_next(slot):
+            self._running -= 1
+
+    def _end(self, caller: str) -> None:
+        """One of this caller's runs less."""
         left = self._running_of[caller] - 1
         if left:
             self._running_of[caller] = left
@@ -174,10 +214,8 @@ class Admission:
             del self._running_of[caller]
             if (line := self._others.pop(caller, None)) is not None:
                 self._first[caller] = line
-        if self._running > self._slots or not self._call_next():
-            self._running -= 1
 
-    def _call_next(self) -> bool:
+    def _call_next(self, slot: Slot | None = None) -> bool:
         """Hands a slot to whoever is next; False when nobody waits."""
         for lines in (self._first, self._others):
             while lines:
@@ -188,7 +226,7 @@ class Admission:
                     lines[caller] = line  # behind the others
                 if not turn.done():
                     self._begin(caller)
-                    turn.set_result(None)
+                    turn.set_result(slot)
                     return True
         return False
 

@@ -1,51 +1,36 @@
 """Answers that run on without their callers, and can be watched by anybody who may, from any event on.
 
-What happens in an answer is kept as a short log (created, queued, in progress, pieces of text, the end), and its events
-are made from that anew for each who watches: the same event has the same number each time. When an answer has ended its
-log can be made again from what the store has, so nothing has to stay in memory.
+What happens in an answer is kept as a short log (gateway/answer_log.py) while it runs. When it has ended its log can be
+made again from what the store has, so nothing has to stay in memory. gateway/shared_answers.py has those of others.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from gateway.errors import ConversationBusy, GatewayError, InvalidRequest, NotFound
+from gateway.answer_log import AnswerLog, Entry
+from gateway.errors import ConversationBusy, GatewayError, InvalidRequest
 from gateway.plain import PlainForm, texts_of
-from gateway.response_object import ResponseEvents, body_again
 from gateway.response_turn import ResponseTurn
-from gateway.store import Item, StoredResponse
+from gateway.store import StoredResponse
 from gateway.upstream import Generation
 
 log = logging.getLogger("gateway.background")
-_GOODBYE_S = 10.0
+GOODBYE_S = 10.0
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One thing that happened: `kind` is the name of a method of ResponseEvents, `values` are its arguments."""
-
-    kind: str
-    values: tuple[Any, ...]
-
-
-class BackgroundAnswer:
+class BackgroundAnswer(AnswerLog):
     """One running answer; a sink for its generation."""
 
     def __init__(self, turn: ResponseTurn) -> None:
+        super().__init__(turn.answer_id)
         self.turn = turn
-        self.place = 0
-        """In the queue; 0 when it does not wait."""
-        self.log: list[Entry] = []
-        self.is_over = False
         self.task: asyncio.Task[None] | None = None
         self._began = asyncio.Event()
         self._error: Exception | None = None
         self._generation: Generation | None = None
-        self._news = asyncio.Event()
 
     @property
     def first_body(self) -> dict[str, Any]:
@@ -66,7 +51,9 @@ class BackgroundAnswer:
             async with turn.open(self._waits) as generation:
                 self._generation = generation
                 self.place = 0
-                self._add("in_progress", turn.body, turn.earlier)
+                self._add("in_progress", turn.body)
+                if turn.earlier:
+                    self._add("delta", turn.earlier["text"], turn.earlier.get("logprobs", ()))
                 await generation.relay(self)
         except GatewayError as error:
             self._error = error
@@ -79,22 +66,12 @@ class BackgroundAnswer:
         finally:
             self._end()
 
-    async def events(self, starting_after: int) -> AsyncIterator[bytes]:
-        """What a watcher gets, from after the event with that number; comments tell a place in the queue."""
-        encoder = ResponseEvents(self.turn.answer_id, starting_after)
-        seen, told = 0, 0
-        while True:
-            news = self._news
-            events = b"".join(_encoded(encoder, entry) for entry in self.log[seen:])
-            seen = len(self.log)
-            if self.place and told != (told := self.place):
-                events += b": queued, place %d\n\n" % told
-            if events:
-                yield events
-            if self.is_over and seen == len(self.log):
-                return
-            if news is self._news:
-                await news.wait()
+    def cancel(self) -> None:
+        """Ends it soon, unless it is ending anyway."""
+        is_open = self.turn.body["status"] in ("queued", "in_progress")
+        if self.task is not None and is_open and not self.turn.is_cancelled:
+            self.turn.is_cancelled = True
+            self.task.cancel()  # once: a second time would end the writing of the end
 
     # --- what the generation hands on
 
@@ -147,10 +124,6 @@ class BackgroundAnswer:
         self._began.set()
         self._tell()
 
-    def _tell(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
-
 
 class BackgroundAnswers:
     """All that run now, by the id of their response."""
@@ -182,8 +155,12 @@ class BackgroundAnswers:
 
     def find(self, owner: str, response_id: str) -> BackgroundAnswer | None:
         """The running answer of that owner; None when it does not run here (any more)."""
-        answer = self._running.get(response_id)
+        answer = self.running(response_id)
         return answer if answer is not None and answer.turn.owner == owner else None
+
+    def running(self, response_id: str) -> BackgroundAnswer | None:
+        """The running answer, whoever asks: for other gateways, which have asked who it is."""
+        return self._running.get(response_id)
 
     async def cancel(self, owner: str, stored: StoredResponse) -> None:
         """Ends it, when it runs here, and waits until that is written.
@@ -200,10 +177,8 @@ class BackgroundAnswers:
                 "connection is closed.",
                 param="response_id",
             )
-        if answer.turn.body["status"] in ("queued", "in_progress") and not answer.turn.is_cancelled:
-            answer.turn.is_cancelled = True
-            answer.task.cancel()  # once: a second time would end the writing of the end
-        await asyncio.wait({answer.task}, timeout=_GOODBYE_S)
+        answer.cancel()
+        await asyncio.wait({answer.task}, timeout=GOODBYE_S)
 
     def _forget(self, answer: BackgroundAnswer, task: asyncio.Task[None]) -> None:
         response_id = answer.turn.body["id"]
@@ -211,42 +186,3 @@ class BackgroundAnswers:
             del self._running[response_id]
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a background answer ended with %r", error)
-
-
-def events_again(stored: StoredResponse, starting_after: int) -> bytes:
-    """The events of a stored response that has ended, made from what the store has of it.
-
-    One who has seen later events than there are (the last two seconds before a crash) still gets the closing ones.
-
-    Raises:
-        NotFound: it has no answer that could be shown.
-    """
-    if not stored.output:
-        raise NotFound("This response has no output to stream.", param="response_id")
-    body, answer = stored.body, stored.output[0]  # the message; when there is none, a call, which has no text
-    is_background = bool(body.get("background"))
-    encoder = ResponseEvents(answer.id, starting_after)
-    entries = [Entry("created", (body_again(body, "queued" if is_background else "in_progress"),))]
-    if is_background:
-        entries.append(Entry("queued", (body_again(body, "queued"),)))
-    if stored.cuts is not None or not is_background:  # else it never got a slot
-        entries.append(Entry("in_progress", (body_again(body, "in_progress"),)))
-        entries += [Entry("delta", (piece,)) for piece in _pieces(answer, stored.cuts)]
-    made = b"".join(_encoded(encoder, entry) for entry in entries)
-    if (body["incomplete_details"] or {}).get("reason") == "interrupted":
-        encoder.go_on_behind()
-    has_failed = body["status"] == "failed"
-    return made + (encoder.failed(body) if has_failed else encoder.closing(body, stored.output))
-
-
-def _pieces(answer: Item, cuts: Sequence[int] | None) -> list[str]:
-    text = answer.text
-    ends = [end for end in cuts or () if end <= len(text)]
-    if not ends or ends[-1] < len(text):
-        ends.append(len(text))
-    return [text[begin:end] for begin, end in zip([0, *ends], ends, strict=False) if end > begin]
-
-
-def _encoded(encoder: ResponseEvents, entry: Entry) -> bytes:
-    made: bytes = getattr(encoder, entry.kind)(*entry.values)
-    return made

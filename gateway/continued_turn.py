@@ -88,7 +88,8 @@ class ContinuedTurn(ResponseTurn):
         return replace(super()._prompt(fitted), continues=True)
 
     async def _write_question(self, question: Sequence[Item]) -> None:
-        await self.parts.store.reopen_turn(self._caller.owner, self._stored.id)
+        cuts = [len(self._stored.output[0].text)] if self.is_background else None
+        await self.parts.store.reopen_turn(self._caller.owner, self._stored.id, body=self.body, cuts=cuts)
 
     async def _abandon(self) -> None:
         self.body = self._stored.body

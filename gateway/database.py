@@ -174,6 +174,14 @@ class Database:
         connection.info.setdefault(_BUMPED, set()).add(name)
         self._backend.bump(connection, name)
 
+    def say(self, connection: sa.Connection, text: str) -> None:
+        """Inside a job: when its transaction has been committed, all gateways that listen hear `text` (1 kB)."""
+        self._backend.say(connection, text)
+
+    def listen(self, act: Callable[[str], None]) -> None:
+        """Has `act` called, on a thread, with what gateways say. What is said while the database is away is lost."""
+        self._backend.listen(act)
+
     def erase(self, connection: sa.Connection) -> None:
         """Inside a job that deletes: after its commit, what was deleted is not in the database's files either.
 

@@ -12,6 +12,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from gateway.auth import ApiKey, Caller, Keys
 from gateway.background import BackgroundAnswers
 from gateway.errors import Forbidden, InvalidRequest, NotAuthenticated
+from gateway.shared_answers import SharedAnswers
 from gateway.telemetry import note_key
 from gateway.turn import Parts
 
@@ -105,6 +106,13 @@ async def get_background(request: Request) -> BackgroundAnswers:
     return answers
 
 
+async def get_shared(request: Request) -> SharedAnswers:
+    """Those that run in other gateways."""
+    answers: SharedAnswers = request.app.state.shared_answers
+    return answers
+
+
 CallerDep = Annotated[Caller, Depends(get_caller)]
 PartsDep = Annotated[Parts, Depends(get_parts)]
 BackgroundDep = Annotated[BackgroundAnswers, Depends(get_background)]
+SharedDep = Annotated[SharedAnswers, Depends(get_shared)]

@@ -43,12 +43,14 @@ from gateway.routes import keys as key_routes
 from gateway.schemas import ChatRequest, CompletionRequest
 from gateway.scrape import look_at
 from gateway.settings import Settings
+from gateway.shared_answers import SharedAnswers
 from gateway.store import Store
 from gateway.turn import Parts
 from gateway.upstream import Upstream
 from gateway.upstreams import Upstreams
 
 if TYPE_CHECKING:
+    from gateway.shared_in_redis import SharedInRedis
     from gateway.tracing import Tracing
 
 log = logging.getLogger("gateway")
@@ -74,8 +76,8 @@ def create_app(settings: Settings) -> FastAPI:
     heartbeat = Heartbeat(database, store)
     metrics = Metrics(settings.model)
     tracing = _tracing(settings)
-    limits = _limits(settings)
-    admission = Admission(slots=0, max_waiting=settings.max_waiting, max_wait_s=settings.max_wait_s)
+    redis = _redis(settings, store.holder)
+    limits: Limits = MemoryLimits() if redis is None else redis.limits(settings)
     upstreams = Upstreams(
         [
             Upstream(address, model=settings.model, timeouts=settings.timeouts, tool_format=settings.tool_format)
@@ -84,7 +86,10 @@ def create_app(settings: Settings) -> FastAPI:
         on_change=lambda taking: admission.resize(settings.slots * max(1, taking)),
         on_failure=metrics.upstream_failed,
     )
-    admission.resize(settings.slots * len(settings.upstreams))
+    admission = _admission(settings, upstreams) if redis is None else redis.admission(settings, upstreams)
+    background = BackgroundAnswers()
+    inbox = redis.inbox if redis is not None else None
+    shared_answers = SharedAnswers(background, database, store, open_turns, inbox)
     retention = Retention(
         database, conversation_days=settings.retention_days, response_days=settings.response_retention_days
     )
@@ -96,7 +101,12 @@ def create_app(settings: Settings) -> FastAPI:
             asyncio.create_task(work) for work in (open_turns.run_checkpoints(), heartbeat.run(), retention.run())
         }
         try:
-            async with limits.running(), upstreams.watched():
+            async with contextlib.AsyncExitStack() as stack:
+                if redis is not None:
+                    await stack.enter_async_context(redis.running())
+                await stack.enter_async_context(limits.running())
+                await stack.enter_async_context(shared_answers.running())
+                await stack.enter_async_context(upstreams.watched())
                 yield
         finally:
             for task in running:
@@ -118,7 +128,8 @@ def create_app(settings: Settings) -> FastAPI:
         responses=ERRORS,
     )
     app.state.keys = keys
-    app.state.background = BackgroundAnswers()
+    app.state.background = background
+    app.state.shared_answers = shared_answers
     app.state.parts = Parts(
         settings=settings,
         upstreams=upstreams,
@@ -153,12 +164,19 @@ def _direct_routes(background: BackgroundAnswers) -> dict[str, DirectRoute]:
     }
 
 
-def _limits(settings: Settings) -> Limits:
+def _redis(settings: Settings, gateway: str) -> SharedInRedis | None:
     if settings.redis_url is None:
-        return MemoryLimits()
-    from gateway.redis_limits import RedisLimits  # its client loads OpenTelemetry's SDK and takes a third of a second
+        return None
+    from gateway.shared_in_redis import (
+        SharedInRedis,
+    )  # its client loads OpenTelemetry's SDK and takes a third of a second
 
-    return RedisLimits(settings.redis_url, is_open=settings.limits_without_redis == "open")
+    return SharedInRedis(settings, gateway)
+
+
+def _admission(settings: Settings, upstreams: Upstreams) -> Admission:
+    slots = settings.slots * len(upstreams.members)
+    return Admission(slots=slots, max_waiting=settings.max_waiting, max_wait_s=settings.max_wait_s)
 
 
 def _tracing(settings: Settings) -> Tracing | None:

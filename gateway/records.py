@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sa
 
 from gateway.errors import ConversationBusy, NotFound
-from gateway.tables import conversations, is_open, items, responses
+from gateway.tables import OPEN, conversations, is_open, items, responses
 
 _INSERT_ITEMS = sa.insert(items)
 _PREFIXES = {"function_call": "fc", "function_call_output": "fco"}
@@ -72,6 +72,7 @@ class StoredResponse:
         body: OpenAI's response object without its output.
         feedback: what its caller thought of it: `rating` and perhaps `comment`.
         cuts: where each delta of a background answer ended, in characters of its text.
+        holder: the gateway that writes it now.
     """
 
     id: str
@@ -81,6 +82,12 @@ class StoredResponse:
     output: list[Item]
     feedback: dict[str, Any] | None = None
     cuts: list[int] | None = None
+    holder: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its answer is being written."""
+        return self.status in OPEN
 
 
 Entry = TypeVar("Entry")
@@ -127,6 +134,7 @@ def as_response(db: sa.Connection, row: sa.RowMapping) -> StoredResponse:
         output=output,
         feedback=row["feedback"],
         cuts=row["cuts"],
+        holder=row["holder"],
     )
 
 

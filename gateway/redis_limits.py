@@ -1,28 +1,16 @@
 """Limits that several gateways share, exact in Redis; and what holds while Redis is away.
 
-The arithmetic is that of gateway/gcra.py, as Lua (gateway/limits.lua), with Redis's clock. All calls of a gateway go
-over one connection in the order in which they were made, as many in a round trip as have come together, so what is
-given back is there for the next request, and a burst costs a few round trips. Nobody waits for a Redis that is known to
-be away: a single task looks for it once a second.
+The arithmetic is that of gateway/gcra.py, as Lua (gateway/limits.lua), with Redis's clock. All calls of a gateway keep
+their order (gateway/redis_line.py), so what is given back is there for the next request.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import secrets
-from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
 
 from gateway.errors import LimitsUnavailable
 from gateway.gcra import TOLERANCE_S
@@ -39,181 +27,32 @@ from gateway.limits import (
     too_many_streams,
     too_many_tokens,
 )
+from gateway.redis_line import Away, Line, scripts_of
 
-log = logging.getLogger("gateway.redis")
 LUA = Path(__file__).with_name("limits.lua")
 LEASE_S = 15.0
 _RENEW_S = 5.0
-_ANSWER_S = 0.25
-_SLICES = 25
-_LOOK_AGAIN_S = 1.0
-_KEPT_CALLS = 10_000
 _TOGETHER = 100
+_TRY_AGAIN_S = 1.0
 _PREFIX = "gateway:limits:"
 
 
-class Away(Exception):
-    """Redis does not answer, or not with what was asked for."""
-
-
-@dataclass
-class _Call:
-    script: str
-    keys: Sequence[str]
-    arguments: Sequence[str | float]
-    future: asyncio.Future[list[Any]] | None = None
-
-
-class Line:
-    """The connection to Redis.
-
-    Args:
-        url: `redis://`, `rediss://` or `unix://`.
-        lua: functions without arguments, one for each script.
-        while_away: what to log that happens then.
-    """
-
-    SCRIPTS = ("charge", "finish", "renew")
-
-    def __init__(self, url: str, lua: str, while_away: str) -> None:
-        self._redis = Redis.from_url(url, decode_responses=True, retry=Retry(NoBackoff(), 0), socket_timeout=None)
-        self._sources = {name: f"{lua}\nreturn {name}()" for name in self.SCRIPTS}
-        self._while_away = while_away
-        self._hashes: dict[str, str] = {}
-        self._next: deque[_Call] = deque()
-        self._kept: deque[_Call] = deque(maxlen=_KEPT_CALLS)
-        self._has_next = asyncio.Event()
-        self._is_known_away = False
-        self.is_up = False
-
-    async def call(self, script: str, keys: Sequence[str], arguments: Sequence[str | float]) -> list[Any]:
-        """The script's answer. Raises Away, at once when that is known."""
-        if not self.is_up:
-            raise Away
-        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        self._next.append(_Call(script, keys, arguments, future))
-        self._has_next.set()
-        return await future
-
-    def post(self, script: str, keys: Sequence[str], arguments: Sequence[str | float]) -> None:
-        """Asks without waiting for the answer; while Redis is away the call is kept for its return."""
-        (self._next if self.is_up else self._kept).append(_Call(script, keys, arguments))
-        self._has_next.set()
-
-    async def run(self) -> None:
-        """Sends what is asked, and looks for Redis while it is away. Until cancelled."""
-        while True:
-            while not self.is_up:
-                await asyncio.sleep(_LOOK_AGAIN_S)
-                await self.connect()
-            await self._has_next.wait()
-            self._has_next.clear()
-            await self._send_next()
-
-    async def connect(self) -> None:
-        """Loads the scripts; what was kept is sent next. Nothing happens when Redis does not answer."""
-        try:
-            await self._in_time(self._load())
-        except Exception as error:  # whatever it is, the search goes on
-            await self._lost(error)
-            return
-        if self._is_known_away:
-            log.warning("Redis is back: limits are shared again")
-        self.is_up, self._is_known_away = True, False
-        self._next, self._kept = self._kept + self._next, deque(maxlen=_KEPT_CALLS)
-        self._has_next.set()
-
-    async def close(self) -> None:
-        """Sends what is left, if that is possible, and closes."""
-        while self.is_up and self._next:
-            await self._send_next()
-        await self._redis.aclose()
-
-    async def _load(self) -> None:
-        await self._redis.set(f"{_PREFIX}probe", 1, px=1000)  # one that cannot be written to is of no use
-        for name, source in self._sources.items():
-            self._hashes[name] = await self._redis.script_load(source)
-
-    async def _send_next(self) -> None:
-        calls = [self._next.popleft() for _ in range(min(_TOGETHER, len(self._next)))]
-        if self._next:
-            self._has_next.set()
-        if not calls:
-            return
-        try:
-            answers = await self._in_time(self._send(calls))
-            if any(isinstance(answer, NoScriptError) for answer in answers):  # an emptied Redis has run none of them
-                await self._in_time(self._load())
-                answers = await self._in_time(self._send(calls))
-        except Exception as error:  # whatever it is, nobody may wait for ever
-            self._kept.extend(call for call in calls if call.future is None)
-            for call in calls:
-                _fail(call)
-            await self._lost(error)
-            return
-        for call, answer in zip(calls, answers, strict=True):
-            if isinstance(answer, Exception):
-                _fail(call)
-                await self._lost(answer)
-            elif call.future is not None and not call.future.done():
-                call.future.set_result(answer)
-
-    async def _send(self, calls: Sequence[_Call]) -> list[Any]:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for call in calls:
-                pipeline.evalsha(self._hashes[call.script], len(call.keys), *call.keys, *call.arguments)
-            answers: list[Any] = await pipeline.execute(raise_on_error=False)
-            return answers
-
-    async def _in_time(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Raises TimeoutError for an answer that takes too long."""
-        task = asyncio.ensure_future(work)
-        try:
-            for _ in range(_SLICES):  # a loop that is held up itself must not take Redis for silent
-                if not task.done():
-                    await asyncio.wait({task}, timeout=_ANSWER_S / _SLICES)
-        finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task}, timeout=_ANSWER_S)
-        if task.cancelled():
-            raise TimeoutError("no answer in time")
-        return task.result()
-
-    async def _lost(self, error: Exception) -> None:
-        if not isinstance(error, RedisError | OSError):
-            log.error("a bug on the way to Redis", exc_info=error)
-        if not self._is_known_away:
-            log.warning("Redis cannot be used (%s: %s): %s", type(error).__name__, error, self._while_away)
-        self.is_up, self._is_known_away = False, True
-        for call in self._next:
-            _fail(call)
-        self._kept.extend(call for call in self._next if call.future is None)
-        self._next = deque()
-        with contextlib.suppress(RedisError, OSError):
-            await self._redis.connection_pool.disconnect()
-
-
-def _fail(call: _Call) -> None:
-    if call.future is not None and not call.future.done():
-        call.future.set_exception(Away())
+def scripts(lua: str | None = None) -> dict[str, str]:
+    """What the line to Redis has to know; `lua` in place of gateway/limits.lua."""
+    return scripts_of(lua or LUA.read_text(), "charge", "finish", "renew")
 
 
 class RedisLimits:
     """The limits of all gateways on one Redis.
 
     Args:
-        url: where Redis is.
+        line: to Redis, with `scripts`.
         is_open: while Redis is away, whether each gateway goes on with limits of its own, or refuses.
         lease_s: for so long an answer at once counts after its gateway was last heard of.
-        lua: gateway/limits.lua.
     """
 
-    def __init__(self, url: str, *, is_open: bool, lease_s: float = LEASE_S, lua: str | None = None) -> None:
-        policy = (
-            "each gateway counts for itself until it is back" if is_open else "requests are refused until it is back"
-        )
-        self.line = Line(url, lua or LUA.read_text(), policy)
+    def __init__(self, line: Line, *, is_open: bool, lease_s: float = LEASE_S) -> None:
+        self.line = line
         self.alone = MemoryLimits() if is_open else None
         self.lease_s = lease_s
         self.leases: dict[str, Sequence[str]] = {}
@@ -226,16 +65,13 @@ class RedisLimits:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Speaks to Redis and renews the leases while the context is open."""
-        await self.line.connect()
-        tasks = {asyncio.create_task(self.line.run()), asyncio.create_task(self._renew())}
+        """Renews the leases while the context is open."""
+        task = asyncio.create_task(self._renew())
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            await self.line.close()
+            task.cancel()
+            await asyncio.wait({task})
 
     async def _renew(self) -> None:
         while True:
@@ -364,7 +200,7 @@ class RedisReservation(Reservation):
         if self._limits.alone is None:
             raise LimitsUnavailable(
                 "The limits cannot be checked now, and this server refuses requests then. Try again in a moment.",
-                retry_after_s=_LOOK_AGAIN_S,
+                retry_after_s=_TRY_AGAIN_S,
             )
         self._alone = self._limits.alone.begin(self._allowances)
         return self._alone

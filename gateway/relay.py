@@ -8,6 +8,7 @@ the upstream's connection and frees the engine.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import logging
@@ -19,7 +20,8 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.background import BackgroundAnswer, BackgroundAnswers
+from gateway.answer_log import AnswerLog
+from gateway.background import BackgroundAnswers
 from gateway.chat_object import Collected
 from gateway.dialects import Chunk
 from gateway.errors import GatewayError, ShuttingDown
@@ -380,7 +382,7 @@ class BackgroundStream(Relayed):
         self,
         answers: BackgroundAnswers,
         turn: ResponseTurn | None = None,
-        running: BackgroundAnswer | None = None,
+        running: AnswerLog | None = None,
         starting_after: int = -1,
     ) -> None:
         super().__init__()
@@ -394,9 +396,10 @@ class BackgroundStream(Relayed):
         if self._turn is not None:
             running = await self._answers.start(self._turn)
         assert running is not None
-        await self.start_stream(running.turn.meter.headers() if self._turn else {})
-        async for events in running.events(self._starting_after):
-            await self.send_body({"type": "http.response.body", "body": events, "more_body": True})
+        await self.start_stream(self._turn.meter.headers() if self._turn else {})
+        async with contextlib.aclosing(running.events(self._starting_after)) as told:
+            async for events in told:
+                await self.send_body({"type": "http.response.body", "body": events, "more_body": True})
         await self.end_stream(b"")
 
 

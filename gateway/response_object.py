@@ -249,9 +249,10 @@ class ResponseEvents:
         said = {"code": error.code, "message": error.message} if error else body["error"]
         return self._event("response.failed", response=body | {"status": "failed", "error": said})
 
-    def go_on_behind(self) -> None:
+    def go_on_behind(self) -> bytes:
         """Lets nothing that follows be left out: it gets numbers behind those that were seen."""
         self._next = max(self._next, self._after + 1)
+        return b""
 
     def _part_event(self, kind: str, **fields: Any) -> bytes:
         return self._event(kind, item_id=self._answer_id, output_index=0, content_index=0, **fields)

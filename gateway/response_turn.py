@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from gateway.admission import Tell
+from gateway.admission import Slot, Tell
 from gateway.auth import Caller
 from gateway.chat_object import CollectedCalls, called_by, sampling_of, text_format, tools_of
 from gateway.dialects import Chunk, Prompt, Usage
@@ -67,6 +67,7 @@ class ResponseTurn:
         self._caller = caller
         self._request = request
         self._last_item_id: str | None = None
+        self._slot: Slot | None = None
         self._is_begun = False
         self._has_started = False
         self._counts_later = False
@@ -112,7 +113,7 @@ class ResponseTurn:
             observed = self.meter.observed
             observed.queued()
             lease = self.parts.admission.lease(self._caller.owner, wait_in_line if tell is not None else None)
-            await stack.enter_async_context(lease)
+            self._slot = await stack.enter_async_context(lease)
             observed.admitted()
             generation = await self._begin(fitted, question)
             self._has_started = True
@@ -249,8 +250,8 @@ class ResponseTurn:
             self.body = self.body | {"status": "in_progress"}
             if self.is_stored:
                 await self.parts.store.start_turn(self.body)
-            return await self.parts.upstreams.open(prompt)
-        opening = asyncio.ensure_future(self.parts.upstreams.open(prompt))
+            return await self.parts.upstreams.open(prompt, self._slot)
+        opening = asyncio.ensure_future(self.parts.upstreams.open(prompt, self._slot))
         writing = asyncio.ensure_future(self._write_question(question))
         try:
             await asyncio.wait([opening, writing], return_when=asyncio.FIRST_EXCEPTION)

@@ -209,11 +209,18 @@ class StoredTurns:
 
         await self._database.write(job)
 
-    async def reopen_turn(self, owner: str, response_id: str) -> StoredResponse:
+    async def reopen_turn(
+        self,
+        owner: str,
+        response_id: str,
+        *,
+        body: dict[str, Any] | None = None,
+        cuts: Sequence[int] | None = None,
+    ) -> StoredResponse:
         """Opens an answer again that ended `incomplete`, so that it can go on; returns it as it is then.
 
-        Raises NotFound, InvalidRequest when it is not incomplete, and ConversationBusy when something came after it,
-        or a turn is open where it belongs.
+        `body` replaces the stored one, and `cuts` say where its pieces end now. Raises NotFound, InvalidRequest when it
+        is not incomplete, and ConversationBusy when something came after it, or a turn is open where it belongs.
         """
 
         def job(db: sa.Connection) -> StoredResponse:
@@ -229,9 +236,10 @@ class StoredTurns:
                     f"Only an answer that was cut can go on; this one is {row['status']}.", param="response_id"
                 )
             _require_nothing_after(db, row)
-            body = row["body"] | {"status": "in_progress", "incomplete_details": None}
             update = sa.update(responses).where(responses.c.id == response_id)
-            db.execute(update.values(status="in_progress", body=body, holder=self.holder))
+            opened = body or row["body"] | {"status": "in_progress", "incomplete_details": None}
+            ends = None if cuts is None else list(cuts)
+            db.execute(update.values(status=opened["status"], body=opened, holder=self.holder, cuts=ends))
             db.execute(
                 sa.update(items)
                 .where(items.c.response_id == response_id, items.c.is_output, items.c.kind == "message")

@@ -167,9 +167,9 @@ class ChatTurn:
             prompt = await self._charged() if self.meter.counts_tokens else self._prompt
             observed = self.meter.observed
             observed.queued()
-            async with parts.admission.lease(self._caller.owner, tell):
+            async with parts.admission.lease(self._caller.owner, tell) as slot:
                 observed.admitted()
-                with await parts.upstreams.open(prompt) as generation, observed.streaming(generation.served_by):
+                with await parts.upstreams.open(prompt, slot) as generation, observed.streaming(generation.served_by):
                     async with within(parts.settings.timeouts.turn_s):
                         yield generation
 

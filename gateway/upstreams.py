@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+from gateway.admission import Slot
 from gateway.dialects import Prompt
 from gateway.errors import GatewayError, Overloaded, UpstreamFailed, UpstreamNotReady, UpstreamTimeout
 from gateway.upstream import Generation, Upstream
@@ -117,9 +118,13 @@ class Upstreams:
             for member in self.members:
                 member.upstream.close()
 
-    async def open(self, prompt: Prompt) -> Generation:
-        """Starts a generation at the least busy server, or at another one when that fails. Raises as Upstream.open."""
-        return await self._somewhere(lambda member: self._open_at(member, prompt))
+    async def open(self, prompt: Prompt, slot: Slot | None = None) -> Generation:
+        """Starts a generation where `slot` is, or at the least busy server; at another one when that fails.
+
+        Raises as Upstream.open.
+        """
+        at = slot.server if slot is not None else None
+        return await self._somewhere(lambda member: self._open_at(member, prompt, slot), at)
 
     async def count(self, text: str) -> int:
         """How many tokens `text` has. Raises as Upstream.count."""
@@ -148,7 +153,9 @@ class Upstreams:
             self._tell()
         return member
 
-    async def _open_at(self, member: Member, prompt: Prompt) -> Generation:
+    async def _open_at(self, member: Member, prompt: Prompt, slot: Slot | None) -> Generation:
+        if slot is not None:
+            slot.use(member.name)
         member.open += 1
         try:
             generation = await member.upstream.open(prompt)
@@ -159,10 +166,10 @@ class Upstreams:
         generation.when_closed(lambda: _closed(member))
         return generation
 
-    async def _somewhere(self, ask: Callable[[Member], Awaitable[Result]]) -> Result:
+    async def _somewhere(self, ask: Callable[[Member], Awaitable[Result]], at: str | None = None) -> Result:
         tried: list[Member] = []
         while True:
-            member = self._choose(tried)
+            member = self._choose(tried, at)
             try:
                 result = await ask(member)
             except _ELSEWHERE as error:
@@ -180,9 +187,12 @@ class Upstreams:
                     member.succeeded()
                 return result
 
-    def _choose(self, tried: Sequence[Member]) -> Member:
+    def _choose(self, tried: Sequence[Member], at: str | None) -> Member:
         rest = [member for member in self.members if member not in tried]
         taking = [member for member in rest if member.takes]
+        for member in taking if at is not None else ():
+            if member.name == at:
+                return member
         candidates = taking or [member for member in rest if not member.is_draining] or rest
         return min(candidates, key=lambda member: member.open)
 

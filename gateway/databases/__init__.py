@@ -7,7 +7,7 @@ and how one process tells the others that something has changed.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -59,6 +59,12 @@ class Backend(Protocol):
 
     def bumped(self, names: Iterable[str]) -> None:
         """After its commit."""
+
+    def say(self, connection: sa.Connection, text: str) -> None:
+        """See gateway.database.Database.say."""
+
+    def listen(self, act: Callable[[str], None]) -> None:
+        """See gateway.database.Database.listen."""
 
     def erased(self, connection: sa.Connection) -> None:
         """After the commit of a job that deleted something, on its connection."""

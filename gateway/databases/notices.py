@@ -6,12 +6,14 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import psycopg
 
 CHANNEL = "internlm_stack"
+SAID = "say:"
+"""Begins what is not counted, but told to those who listen."""
 _PROBE_S = 1.0
 _SILENT_S = 3.0
 log = logging.getLogger("gateway.database")
@@ -27,6 +29,7 @@ class Notices:
     def __init__(self, parameters: Mapping[str, Any]) -> None:
         self._parameters = dict(parameters)
         self._counts: Counter[str] = Counter()
+        self._listeners: list[Callable[[str], None]] = []
         self._connections = 0
         self._alive_at = float("-inf")
         self._is_closing = threading.Event()
@@ -44,6 +47,11 @@ class Notices:
     def count(self, name: str) -> None:
         """One notice; counting it twice does no harm."""
         self._counts[name] += 1
+
+    def listen(self, act: Callable[[str], None]) -> None:
+        """Calls `act`, on this thread, with what is said; what is said while nothing can be heard is lost."""
+        self._listeners.append(act)
+        self._start()
 
     def close(self) -> None:
         """Ends the thread."""
@@ -77,5 +85,12 @@ class Notices:
         while not self._is_closing.is_set():
             self._alive_at = time.monotonic()
             for notice in connection.notifies(timeout=_PROBE_S, stop_after=1):
-                self.count(notice.payload)
+                self._heard(notice.payload)
             connection.execute("SELECT 1")  # a server that stands still keeps its connections
+
+    def _heard(self, payload: str) -> None:
+        if not payload.startswith(SAID):
+            self.count(payload)
+            return
+        for act in self._listeners:
+            act(payload.removeprefix(SAID))

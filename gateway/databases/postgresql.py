@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.databases import DatabaseError, dumps, first_line, loads, migrate
-from gateway.databases.notices import CHANNEL, Notices
+from gateway.databases.notices import CHANNEL, SAID, Notices
 from gateway.errors import HistoryUnavailable
 
 log = logging.getLogger("gateway.database")
@@ -113,6 +113,12 @@ class PostgreSQL:
     def bumped(self, names: Iterable[str]) -> None:
         for name in names:
             self._notices.count(name)  # here it is known at once
+
+    def say(self, connection: sa.Connection, text: str) -> None:
+        connection.execute(sa.select(sa.func.pg_notify(CHANNEL, SAID + text)))
+
+    def listen(self, act: Callable[[str], None]) -> None:
+        self._notices.listen(act)
 
     def erased(self, connection: sa.Connection) -> None:
         """Deleted rows are invisible at once; VACUUM, which the server runs by itself, frees their place."""

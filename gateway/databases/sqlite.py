@@ -7,7 +7,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -98,6 +98,12 @@ class SQLite:
                 _touched(self._stamp_file(name))
             except OSError as error:
                 log.error("%s.%s cannot be touched: %s; others see the change late", self._path, name, error.strerror)
+
+    def say(self, connection: sa.Connection, text: str) -> None:
+        """Nobody else is there."""
+
+    def listen(self, act: Callable[[str], None]) -> None:
+        """Nobody else is there."""
 
     def erased(self, connection: sa.Connection) -> None:
         """The pages in the file are overwritten with zeros (secure_delete); the log still has their former content.

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from gateway.background import BackgroundAnswers, events_again
+from gateway.answer_log import events_again
+from gateway.background import BackgroundAnswers
 from gateway.continued_turn import ContinuedTurn
-from gateway.deps import BackgroundDep, CallerDep, PartsDep
+from gateway.deps import BackgroundDep, CallerDep, PartsDep, SharedDep
 from gateway.documented import EVENTS
 from gateway.errors import ConversationBusy, InvalidRequest
 from gateway.relay import BackgroundObject, BackgroundStream, ResponseObject, ResponseStream, ToldAgain
@@ -18,7 +19,6 @@ from gateway.response_schemas import ContinueRequest, ResponseRequest
 from gateway.response_turn import ResponseTurn
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
-_RUNNING = ("queued", "in_progress")
 
 
 @router.post("", response_model=None, responses=EVENTS)
@@ -36,6 +36,7 @@ async def get_response(
     caller: CallerDep,
     parts: PartsDep,
     background: BackgroundDep,
+    shared: SharedDep,
     stream: Annotated[bool, Query()] = False,
     starting_after: Annotated[int | None, Query(ge=0)] = None,
 ) -> Response | dict[str, Any]:
@@ -49,9 +50,10 @@ async def get_response(
             raise InvalidRequest("'starting_after' needs 'stream=true'.", param="starting_after")
         place = {"queue_position": running.place} if running is not None and running.place else {}
         return response_object(stored) | place
-    if stored.status in _RUNNING:
+    if stored.is_open:
         if stored.body.get("background"):
-            raise _elsewhere()
+            answer = shared.watch(caller.owner, stored)
+            return BackgroundStream(background, running=answer, starting_after=_from(starting_after))
         raise InvalidRequest(
             "Only a response that was created with 'background': true can be streamed again while it runs.",
             param="stream",
@@ -66,16 +68,14 @@ async def get_response(
 
 @router.post("/{response_id}/cancel")
 async def cancel_response(
-    response_id: str, caller: CallerDep, parts: PartsDep, background: BackgroundDep
+    response_id: str, caller: CallerDep, parts: PartsDep, background: BackgroundDep, shared: SharedDep
 ) -> dict[str, Any]:
     """Ends a background response; what there is of its answer stays. One that has ended is returned as it is."""
     stored = await parts.store.response(caller.owner, response_id)
     await background.cancel(caller.owner, stored)
-    if stored.status in _RUNNING:
+    if stored.is_open:
         stored = await parts.store.response(caller.owner, response_id)
-    if stored.status in _RUNNING:
-        raise _elsewhere()
-    return response_object(stored)
+    return response_object(await shared.cancel(caller.owner, stored))
 
 
 @router.post("/{response_id}/continue", response_model=None)
@@ -88,7 +88,10 @@ async def continue_response(
 ) -> Response:
     """An answer that was cut goes on (ours): the same response, with its text so far first."""
     request = body or ContinueRequest()
-    turn = ContinuedTurn(parts, caller, await parts.store.response(caller.owner, response_id), request)
+    stored = await parts.store.response(caller.owner, response_id)
+    if stored.is_open:
+        raise ConversationBusy("This response is still being written. Wait for it, or stop it.", retry_after_s=1)
+    turn = ContinuedTurn(parts, caller, stored, request)
     return _answer(turn, background, is_streamed=bool(request.stream))
 
 
@@ -97,10 +100,6 @@ async def delete_response(response_id: str, caller: CallerDep, parts: PartsDep) 
     """Forgets a response; its messages stay in their conversation."""
     await parts.store.delete_response(caller.owner, response_id)
     return {"id": response_id, "object": "response", "deleted": True}
-
-
-def _elsewhere() -> ConversationBusy:
-    return ConversationBusy("Another gateway writes this response; only there can it be watched or cancelled.")
 
 
 def _from(starting_after: int | None) -> int:

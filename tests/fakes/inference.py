@@ -69,6 +69,8 @@ class FakeInference:
         self.asked: list[Asked] = []
         self.open_connections = 0
         self.most_connections = 0
+        self.open_chats = 0
+        self.most_chats = 0
         self._released = threading.Event()
         self._ids = itertools.count()
 
@@ -79,6 +81,7 @@ class FakeInference:
         self.scenario = Scenario()
         self.asked = []
         self.most_connections = self.open_connections
+        self.most_chats = self.open_chats
 
     def release(self) -> None:
         """Lets the answers that are held (silent_first_token, stalls) go on."""
@@ -137,7 +140,12 @@ class FakeInference:
         elif (asked.method, asked.path) == ("POST", "/tokenize"):
             await _send_json(writer, 200, {"tokens": list(range(count(asked.body["content"])))})
         elif (asked.method, asked.path) == ("POST", "/v1/chat/completions"):
-            await self._chat(asked, writer)
+            self.open_chats += 1
+            self.most_chats = max(self.most_chats, self.open_chats)
+            try:
+                await self._chat(asked, writer)
+            finally:
+                self.open_chats -= 1
         elif (asked.method, asked.path) == ("POST", "/v1/completions"):
             await self._complete(asked, writer)
         else:

@@ -53,7 +53,18 @@ RULES: list[tuple[str, tuple[str, ...], set[str], tuple[str, ...]]] = [
         {"prometheus_client"},
         ("gateway/metrics.py", "gateway/scrape.py"),
     ),
-    ("only gateway/redis_limits.py speaks to Redis", ("",), {"redis"}, ("gateway/redis_limits.py",)),
+    (
+        "only gateway/redis_line.py and gateway/redis_inbox.py speak to Redis",
+        ("",),
+        {"redis"},
+        ("gateway/redis_line.py", "gateway/redis_inbox.py"),
+    ),
+    (
+        "only what is put together in gateway/shared_in_redis.py goes over the line to Redis",
+        ("gateway/",),
+        {"gateway.redis_line", "gateway.redis_inbox", "gateway.redis_limits", "gateway.shared_slots"},
+        ("gateway/shared_in_redis.py", "gateway/redis_", "gateway/shared_slots.py", "gateway/shared_answers.py"),
+    ),
     ("only webui/client.py imports the HTTP client", ("",), {"httpx", "httpx2", "requests"}, ("webui/client.py",)),
     (
         "only settings, command lines, app.py, inference/engines and webui/main.py's quieting touch the environment",

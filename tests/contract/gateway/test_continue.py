@@ -222,8 +222,10 @@ def test_what_cannot_go_on(gateway: RunningGateway, client: httpx2.Client, fake:
 def test_one_that_goes_on_is_busy(client: httpx2.Client, fake: FakeInference, cut: Json) -> None:
     fake.scenario = Scenario("stalls", words=[" three", " four"])
     path = f"/v1/responses/{cut['id']}/continue"
+    before = len(fake.chats)
     client.post(path, json={"background": True})
     assert client.post(path).status_code == 409
+    eventually(lambda: len(fake.chats) > before)
     assert client.post(f"/v1/responses/{cut['id']}/cancel").json()["status"] == "cancelled"
     eventually(lambda: fake.chat.left_at)
 
@@ -233,7 +235,9 @@ def test_a_second_wish_to_go_on_does_not_take_the_first_from_its_watchers(
 ) -> None:
     fake.scenario = Scenario("stalls", words=[" three", " four"])
     path = f"/v1/responses/{cut['id']}"
+    before = len(fake.chats)
     assert client.post(f"{path}/continue", json={"background": True}).is_success
+    eventually(lambda: len(fake.chats) > before)
     for stream in (False, True):
         assert client.post(f"{path}/continue", json={"background": True, "stream": stream}).status_code == 409
     assert client.post(f"{path}/cancel").json()["status"] == "cancelled"

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 
 from gateway.errors import LimitsUnavailable, RateLimited
 from gateway.limits import Allowance
-from gateway.redis_limits import LUA, RedisLimits
+from gateway.redis_limits import LUA, RedisLimits, scripts
+from gateway.redis_line import Line
 from tests.fakes.inference import FakeInference, Scenario
 from tests.limits_schedule import Step, allowances, outcome, play, steps
 from tests.redis_server import RedisServer, needs_redis, redis_server
@@ -44,8 +45,9 @@ def redis(server: RedisServer) -> RedisServer:
 
 @asynccontextmanager
 async def running(redis: RedisServer, **fields: Any) -> AsyncIterator[RedisLimits]:
-    limits = RedisLimits(redis.url, **({"is_open": True} | fields))
-    async with limits.running():
+    line = Line(redis.url, scripts(fields.pop("lua", None)), "each gateway counts for itself until it is back")
+    limits = RedisLimits(line, **({"is_open": True} | fields))
+    async with line.running(), limits.running():
         yield limits
 
 
@@ -191,7 +193,7 @@ def test_redis_goes_and_comes_back(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Open: each gateway counts for itself meanwhile, nobody waits, and what was held is settled afterwards."""
-    monkeypatch.setattr("gateway.redis_limits._LOOK_AGAIN_S", 0.1)
+    monkeypatch.setattr("gateway.redis_line._LOOK_AGAIN_S", 0.1)
     caplog.set_level(logging.INFO, logger="gateway.redis")
 
     async def go(redis: RedisServer) -> None:
@@ -224,7 +226,7 @@ def test_what_ends_while_redis_is_away_is_told_to_it_afterwards(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Redis that froze remembers: without that, the estimate would stand for up to a day."""
-    monkeypatch.setattr("gateway.redis_limits._LOOK_AGAIN_S", 0.1)
+    monkeypatch.setattr("gateway.redis_line._LOOK_AGAIN_S", 0.1)
 
     async def go() -> None:
         async with running(redis) as limits:
@@ -246,7 +248,7 @@ def test_what_ends_while_redis_is_away_is_told_to_it_afterwards(
 
 
 def test_closed_means_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.redis_limits._LOOK_AGAIN_S", 0.1)
+    monkeypatch.setattr("gateway.redis_line._LOOK_AGAIN_S", 0.1)
 
     async def go(redis: RedisServer) -> None:
         async with running(redis, is_open=False) as limits:
@@ -269,7 +271,7 @@ def test_closed_means_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_redis_that_takes_no_writes_is_as_good_as_away(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("gateway.redis_limits._LOOK_AGAIN_S", 0.05)
+    monkeypatch.setattr("gateway.redis_line._LOOK_AGAIN_S", 0.05)
 
     async def go() -> None:
         async with running(redis) as limits:
