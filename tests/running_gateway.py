@@ -28,7 +28,7 @@ from gateway.main import create_app
 from gateway.server import Server
 from gateway.settings import Settings, Timeouts, UpstreamAddress
 from gateway.turn import Parts
-from tests.fakes.inference import FakeInference
+from tests.fakes.inference import FakeInference, Scenario
 
 ROOT = Path(__file__).resolve().parent.parent
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # one for all: reading the certificates takes longer than a test
@@ -248,3 +248,27 @@ def _port_in(output: str) -> str:
         if "Uvicorn running on" in line:
             return line.split("http://127.0.0.1:")[1].split(" ")[0].strip('"')
     return ""
+
+
+@contextmanager
+def one_slot(fake: FakeInference, folder: Path, **fields: Any) -> Iterator[tuple[RunningGateway, httpx2.Client]]:
+    """A gateway whose only slot is held by somebody until the fake lets go."""
+    with (
+        run_gateway(folder, fake, slots=1, **fields) as gateway,
+        gateway.client() as client,
+        gateway.client() as holder,
+    ):
+        fake.scenario = Scenario("silent_first_token")
+        thread = threading.Thread(target=lambda: holder.post("/v1/chat/completions", json=_HOLDING))
+        thread.start()
+        eventually(lambda: fake.chats)
+        time.sleep(0.1)  # by now it has begun to keep silent
+        fake.scenario = Scenario()
+        try:
+            yield gateway, client
+        finally:
+            fake.release()
+            thread.join()
+
+
+_HOLDING = {"messages": [{"role": "user", "content": "hi"}], "stream": True}

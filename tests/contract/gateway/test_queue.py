@@ -4,40 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from tests.fakes.inference import FakeInference, Scenario
-from tests.running_gateway import RunningGateway, events_of, eventually, run_gateway
+from tests.running_gateway import events_of, eventually, one_slot
 
 pytestmark = pytest.mark.contract
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
-
-
-@contextmanager
-def one_slot(fake: FakeInference, folder: Path, **fields: Any) -> Iterator[tuple[RunningGateway, httpx2.Client]]:
-    """A gateway whose only slot is held by somebody until the fake lets go."""
-    with (
-        run_gateway(folder, fake, slots=1, **fields) as gateway,
-        gateway.client() as client,
-        gateway.client() as holder,
-    ):
-        fake.scenario = Scenario("silent_first_token")
-        thread = threading.Thread(target=lambda: holder.post("/v1/chat/completions", json=CHAT))
-        thread.start()
-        eventually(lambda: fake.chats)
-        time.sleep(0.1)  # by now it has begun to keep silent
-        fake.scenario = Scenario()
-        try:
-            yield gateway, client
-        finally:
-            fake.release()
-            thread.join()
 
 
 def test_a_chat_that_waits_is_told_its_place_in_comments(fake: FakeInference, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -14,7 +15,7 @@ import pytest
 from gateway.prompt import MESSAGE_TOKENS, TEMPLATE_TOKENS
 from tests.fakes.inference import WORDS, FakeInference, Scenario
 from tests.redis_server import PROGRAM, redis_server
-from tests.running_gateway import RunningGateway, eventually, run_gateway
+from tests.running_gateway import RunningGateway, eventually, one_slot, run_gateway
 
 pytestmark = pytest.mark.contract
 Json = dict[str, Any]
@@ -103,33 +104,44 @@ def test_who_leaves_pays_for_what_came(gateway: RunningGateway, fake: FakeInfere
         assert len(WORDS) // 2 <= used <= PROMPT + len(WORDS)  # the prompt's estimate and the events, not the 5000
 
 
-@contextmanager
-def no_slot(gateway: RunningGateway) -> Iterator[None]:
-    """Nobody gets a slot inside the context."""
-    gateway.parts.admission.resize(0)
-    try:
-        yield
-    finally:
-        eventually(lambda: not gateway.parts.admission.waiting)
-        gateway.parts.admission.resize(64)
+@pytest.fixture(params=["memory", "redis"])
+def line(
+    request: pytest.FixtureRequest, fake: FakeInference, tmp_path: Path
+) -> Iterator[AbstractContextManager[tuple[RunningGateway, httpx2.Client]]]:
+    """Opened, a gateway whose only slot is held."""
+    if request.param == "memory":
+        yield one_slot(fake, tmp_path / "data")
+    elif PROGRAM is None:
+        pytest.skip("redis-server is not installed")
+    else:
+        with redis_server(tmp_path) as redis:
+            yield one_slot(fake, tmp_path / "data", redis_url=redis.url)
 
 
 def leave_the_line(gateway: RunningGateway, client: httpx2.Client, path: str) -> None:
     body = chat(500, stream=True) if path.endswith("completions") else {"input": "hi", "stream": True}
-    with no_slot(gateway), client.stream("POST", path, json=body) as answer:
+    with client.stream("POST", path, json=body) as answer:
         assert b"queued" in next(answer.iter_bytes())
-    eventually(gateway.is_idle)
+    eventually(lambda: not gateway.parts.admission.waiting)
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
-def test_who_leaves_the_line_has_used_no_tokens(gateway: RunningGateway, fake: FakeInference, path: str) -> None:
-    with gateway.client(gateway.new_key(tpd=TPD)) as client:
-        assert used_by(client, lambda: leave_the_line(gateway, client, path)) == 0
-    assert all(asked.path == "/tokenize" or asked.body["max_tokens"] == 1 for asked in fake.asked)
+def test_who_leaves_the_line_has_used_no_tokens(
+    line: AbstractContextManager[tuple[RunningGateway, httpx2.Client]], fake: FakeInference, path: str
+) -> None:
+    with line as (gateway, _), gateway.client(gateway.new_key(tpd=TPD)) as client:
+        leave_the_line(gateway, client, path)
+        fake.release()
+        eventually(gateway.is_idle)
+        with gateway.client(gateway.new_key(tpd=TPD)) as untouched:
+            assert remaining(client) == remaining(untouched)
+    assert all(asked.path == "/tokenize" or asked.body["max_tokens"] == 1 for asked in fake.asked[1:])
 
 
-def test_who_leaves_the_line_has_made_a_request(gateway: RunningGateway, fake: FakeInference) -> None:
-    with gateway.client(gateway.new_key(rpm=2)) as client:
+def test_who_leaves_the_line_has_made_a_request(
+    line: AbstractContextManager[tuple[RunningGateway, httpx2.Client]], fake: FakeInference
+) -> None:
+    with line as (gateway, _), gateway.client(gateway.new_key(rpm=2)) as client:
         for _ in range(2):
             leave_the_line(gateway, client, "/v1/responses")  # each has left a question in the history
         assert client.post("/v1/chat/completions", json=chat(1)).status_code == 429
