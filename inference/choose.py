@@ -38,6 +38,8 @@ def _local_model(path: Path) -> Model:
         licence="",
         note_en=f"A model file of this machine's owner ({path.name}).",
         note_zh=f"本机所有者提供的模型文件（{path.name}）。",
+        layout="gguf",
+        prompt="internlm2" if head.architecture == "internlm2" else "own",
         context_tokens=head.context_tokens,
         size_bytes=path.stat().st_size,
         kv_bytes_per_token=head.kv_bytes_per_token,

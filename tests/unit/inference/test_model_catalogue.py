@@ -19,16 +19,52 @@ def test_the_default_model_comes_from_the_package_index():
     assert "InternLM2" in model.note_zh
 
 
-def test_every_internlm2_names_all_three_hubs():
-    others = [model for name, model in load_catalogue().items() if name != DEFAULT_MODEL]
-    assert len(others) == 6
-    for model in others:
-        assert [source.hub for source in model.sources if isinstance(source, HubSource)] == [
-            "openxlab",
-            "huggingface",
-            "modelscope",
-        ]
+def test_every_internlm2_names_its_hubs():
+    for name, model in load_catalogue().items():
+        if name == DEFAULT_MODEL:
+            continue
+        hubs = [source.hub for source in model.original_sources if isinstance(source, HubSource)]
+        assert hubs in (["modelscope", "huggingface", "openxlab"], ["modelscope", "huggingface"])
         assert "zh" in model.languages
+
+
+def test_sizes_are_what_the_number_of_parameters_says():
+    models = load_catalogue()
+    for model in models.values():
+        if model.is_size_computed:
+            assert model.size_bytes == 2 * model.parameters
+    assert models["internlm2-chat-7b"].size_bytes == 15_475_417_088
+    assert models["internlm3-8b-instruct"].kv_heads == 2
+
+
+def test_the_small_bilingual_model_has_an_official_gguf_file_with_its_hash():
+    model = load_catalogue()["internlm2_5-1_8b-chat"]
+    (source,) = model.gguf_sources
+    (file,) = source.files
+    assert (file.name, file.size_bytes) == ("internlm2_5-1_8b-chat-q8_0.gguf", 2_009_613_056)
+    assert file.sha256.startswith("8526cc24")
+    assert len(source.revision) == 40
+    assert model.gguf_bytes == file.size_bytes
+    assert source not in model.original_sources
+
+
+def test_branches_are_called_as_each_hub_calls_them():
+    model = load_catalogue()["internlm2-chat-7b"]
+    assert [source.revision for source in model.sources] == ["master", "main", "main"]
+
+
+def test_a_file_of_ones_own_adds_models_and_replaces_ours(catalogue_text, write):
+    own = write("own.toml", catalogue_text + catalogue_text.replace('"m"', f'"{DEFAULT_MODEL}"'))
+    models = load_catalogue(own=own)
+    assert models["m"].title == "M"
+    assert models[DEFAULT_MODEL].title == "M"
+    assert "internlm2-chat-7b" in models
+
+
+def test_a_mistake_in_a_file_of_ones_own_is_named(catalogue_text, write):
+    own = write("own.toml", catalogue_text.replace("kv_heads = 2", ""))
+    with pytest.raises(SettingsError, match=r"own\.toml, model 1 \(m\): 'kv_heads' is missing"):
+        load_catalogue(own=own)
 
 
 def test_the_ui_gets_the_notes():
@@ -51,7 +87,21 @@ def test_the_ui_gets_the_notes():
         ('name = "m"', 'name = "../m"', "may hold only letters"),
         ('"huggingface"', '"ftp"', "kind 'ftp' is not known"),
         ("[[model.source]]", "[model.source]", "'source' must be one or more tables"),
-        ('kind = "huggingface"', 'kind = "huggingface"\nrevision = "x"', "unknown key 'revision'"),
+        ('kind = "huggingface"', 'kind = "huggingface"\nrevison = "x"', "unknown key 'revison'"),
+        ('kind = "huggingface"', 'kind = "huggingface"\nrevision = ""', "'revision' is empty"),
+        (
+            'layout = "llama"',
+            'layout = "onnx"',
+            "layout 'onnx' is not known; it can be internlm2, internlm3, llama, gguf",
+        ),
+        ('prompt = "chatml"', "prompt = true", "prompt True is not known"),
+        ('name = "f"', 'name = "../f"', "must be a path inside the repository"),
+        ('name = "f"', 'name = "f"\nsha256 = "abc"', "64 lower-case hex digits"),
+        ('id = "a/b"', 'id = "a/b"\nlayout = "gguf"\n[[model.source.file]]\nname = "g"', "names exactly one 'file'"),
+        ('card = "A10"', 'card = "A10"\nkv_bits = 5', "kv_bits 5 is not known; it can be 16, 8, 4"),
+        ('card = "A10"', 'card = "A10"\ncache_ratio = 1.5', "'cache_ratio' must be between 0 and 1"),
+        ('engine = "tgi"', 'engine = "vllm"', "engine 'vllm' is not known; it can be tgi, lmdeploy"),
+        ("bytes = 5", "bytes = 5\nbytes_computed = 1", "'bytes_computed' must be true or false"),
         ("[[model]]", "[[modell]]", "'model' must be one or more tables"),
         ("[[model]]", "[[model", "cannot be read"),
     ],
@@ -74,6 +124,6 @@ def test_a_short_hash_is_refused(catalogue_text, write):
     source = (
         'kind = "pypi"\npackage = "p"\nversion = "1"\nwheel_bytes = 1\nwheel_sha256 = "abc"\nmember = "m"\nsha256 = "b"'
     )
-    text = catalogue_text.replace('kind = "huggingface"\nid = "a/b"', source)
+    text = catalogue_text.replace('kind = "huggingface"\nid = "a/b"\n[[model.source.file]]\nname = "f"', source)
     with pytest.raises(SettingsError, match="64 lower-case hex digits"):
         load_catalogue(write("models.toml", text))
