@@ -7,6 +7,8 @@ place=${origin#*://}
 place=${place%%[\'\"/]*}
 [ "$scheme://${place##*@}" = "$INTERNLM_GIT_ORIGIN" ] || exit 1
 [ -n "$INTERNLM_GIT_TOKEN" ] || exit 1
+echo >>"$INTERNLM_GIT_ASKED"
+[ "$(wc -l <"$INTERNLM_GIT_ASKED")" -le 64 ] || exit 1
 case $1 in
   Username*) printf '%s\n' "$INTERNLM_GIT_USERNAME" ;;
   Password*) printf '%s\n' "$INTERNLM_GIT_TOKEN" ;;

@@ -27,6 +27,7 @@ from inference.sources.child import run
 from inference.sources.git_url import GitRemote
 
 ASKPASS = Path(__file__).with_name("askpass.sh")
+ASKED_NAME = "internlm-asked"  # askpass.sh counts in it: git-lfs asks for ever while a server refuses what it gets
 LOCAL_TIMEOUT_S = 120  # for commands that touch no network; a model's tree takes milliseconds
 DEFAULT_USERNAME = "git"  # where only a token is known: most hosts look at nothing else
 
@@ -39,7 +40,7 @@ _REASONS: tuple[tuple[Reason, str], ...] = (
         "auth",
         r"authentication failed|authentication required|could not read (?:username|password)|authorization error"
         r"|the requested url returned error: (?:401|403)|http 40[13]|invalid credentials|permission denied"
-        r"|access denied|not authorized|you are not allowed|forbidden|unauthorized",
+        r"|access denied|not authorized|you are not allowed|forbidden|unauthorized|git credentials for .* not found",
     ),
     (
         "missing",
@@ -82,6 +83,7 @@ class Git:
     ) -> list[str]:
         """Run a command that talks to the remote; returns its output's last lines. Raises GitFailed or Cancelled."""
         self.said.clear()
+        (self.folder / ".git" / ASKED_NAME).unlink(missing_ok=True)
 
         def keep(line: str) -> None:
             if line:
@@ -131,6 +133,8 @@ class Git:
             "http.lowSpeedTime=60",  # … for this long (s) is given up
             "lfs.activitytimeout=60",
             "lfs.dialtimeout=20",
+            "lfs.transfer.maxretries=3",  # ours come on top, with what was said shown
+            "lfs.transfer.maxretrydelay=2",
             "lfs.locksverify=false",
             "advice.detachedHead=false",
         ]
@@ -149,6 +153,7 @@ class Git:
             "GCM_INTERACTIVE": "never",
             "GIT_LFS_SKIP_SMUDGE": "1",
             "GIT_DIR": str(self.folder / ".git"),
+            "INTERNLM_GIT_ASKED": str(self.folder / ".git" / ASKED_NAME),
             "INTERNLM_GIT_ORIGIN": self.remote.origin,
             "INTERNLM_GIT_USERNAME": account.username or DEFAULT_USERNAME,
         }
@@ -171,20 +176,19 @@ def require_git() -> None:
 
 
 def failure(said: list[str], code: int) -> GitFailed:
-    """What went wrong, from the lines that git and git-lfs wrote."""
-    text = "\n".join(said).lower()
-    telling = [
-        line for line in said if re.match(r"(?:fatal|error|remote|batch response|lfs|git-lfs)\b", line.strip(), re.I)
-    ]
-    last = (telling or said or [f"git ended with code {code}"])[-1].strip()
+    """What went wrong, and the line that tells it, from what git and git-lfs wrote."""
     for reason, form in _REASONS:
-        if re.search(form, text):
-            return GitFailed(reason, last)
-    return GitFailed("network" if code < 0 else "other", last)
+        for line in said:
+            if re.search(form, line, re.IGNORECASE):
+                return GitFailed(reason, line.strip())
+    telling = [line for line in said if re.match(r"\s*(?:fatal|error|remote)\b", line)]
+    return GitFailed("other", (telling or said or [f"git ended with code {code}"])[-1].strip())
 
 
 def _git() -> str:
     found = shutil.which("git")
     if not found:
-        raise SourceError("git is missing. Install it: sudo apt-get install git git-lfs (Windows: https://git-scm.com).")
+        raise SourceError(
+            "git is missing. Install it: sudo apt-get install git git-lfs (Windows: https://git-scm.com)."
+        )
     return found

@@ -23,12 +23,15 @@ class GitRemote:
     account: Account
 
 
-def git_remote(pasted: str, account: Account = Account()) -> GitRemote:
+GUEST = Account()
+
+
+def git_remote(pasted: str, account: Account = GUEST) -> GitRemote:
     """The remote of an address; a name or token in the address counts before those of `account`."""
     text = pasted.strip()
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https"):
-        return GitRemote(text, "", Account())
+        return GitRemote(text, "", GUEST)
     userinfo, _, host = parts.netloc.rpartition("@")
     path = re.sub("/{2,}", "/", parts.path).rstrip("/")
     origin = f"{parts.scheme}://{host}"

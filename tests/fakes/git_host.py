@@ -70,7 +70,9 @@ class GitHost:
         for file, content in files.items():
             if file in lfs:
                 oid = self.store(content)
-                content = f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {len(content)}\n".encode()
+                content = (
+                    f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {len(content)}\n".encode()
+                )
             blob = run_git(path, "hash-object", "-w", "--stdin", given=content).strip()
             lines.append(f"100644 {blob}\t{file}")
         environ = {"GIT_INDEX_FILE": str(path / "fill.index")}
