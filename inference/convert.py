@@ -83,14 +83,24 @@ class _Source:
 
 
 def _convert_model(source: Path, target: Path, config: ModelConfig, report: Report, cancelled: threading.Event) -> None:
+    config, outputs = planned_outputs(source, config, report)
+    read = _read_source(source, config, outputs, report)
+    settings = [path for name in _SETTINGS if (path := source / name).exists()]
+    write_folder(target, outputs, _small_files(read), settings, report, cancelled)
+
+
+def planned_outputs(source: Path, config: ModelConfig, report: Report) -> tuple[ModelConfig, tuple[Output, ...]]:
+    """The files of weights in Llama's layout, and the config with the vocabulary that the embedding has.
+
+    Raises ConvertError naming the tensor that has no place there, is missing, doubled or misshapen; VerifyError.
+    """
     if "quantization_config" in config.raw:
         raise ConvertError(f"{source / 'config.json'} has a quantization_config. Convert the 16-bit model instead.")
     shards = read_checkpoint(source)
     config = _with_real_vocabulary(config, shards, report)
-    outputs = _internlm2_outputs(shards, config) if config.layout == "internlm2" else _linked_outputs(shards, config)
-    read = _read_source(source, config, outputs, report)
-    settings = [path for name in _SETTINGS if (path := source / name).exists()]
-    write_folder(target, outputs, _small_files(read), settings, report, cancelled)
+    if config.layout == "internlm2":
+        return config, _internlm2_outputs(shards, config)
+    return config, _linked_outputs(shards, config)
 
 
 def _with_real_vocabulary(config: ModelConfig, shards: Sequence[Shard], report: Report) -> ModelConfig:
@@ -114,7 +124,7 @@ def _internlm2_outputs(shards: Sequence[Shard], config: ModelConfig) -> tuple[Ou
 
 
 def _linked_outputs(shards: Sequence[Shard], config: ModelConfig) -> tuple[Output, ...]:
-    """InternLM3 has Llama's names: safetensors files are taken as they are, `.bin` files are rewritten."""
+    """InternLM3 has Llama's names, as Llama has: safetensors files are taken as they are, `.bin` files are rewritten."""
     check_tensors(shards, llama_tensors(config), config)
     found = []
     for number, shard in enumerate(shards, start=1):
@@ -210,7 +220,7 @@ def _tokenizer_files(read: _Source) -> list[SmallFile]:
             _json_file("tokenizer_config.json", settings),
         ]
     settings = tokenizer_config(vocabulary, read.config, read.template)
-    special = {key: settings[key] for key in settings if key.endswith(("_token", "_tokens"))}
+    special = {key: settings[key] for key in settings if key.endswith(("_token", "_special_tokens"))}
 
     def write(path: Path) -> None:
         with path.open("w", encoding="utf-8") as out:

@@ -16,6 +16,7 @@ from inference.vocabulary import Vocabulary
 _TORCH_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 # With these, llama3's rule takes every wave length for a long one, and divides all frequencies by the factor.
 LINEAR_AS_LLAMA3 = {"low_freq_factor": 1e9, "high_freq_factor": 2e9, "original_max_position_embeddings": 8192}
+_PLAIN = ("single_word", "lstrip", "rstrip", "normalized")
 _KEPT = ("hidden_act", "initializer_range", "rms_norm_eps", "use_cache")
 
 
@@ -88,6 +89,11 @@ def tokenizer_config(vocabulary: Vocabulary, config: ModelConfig, template: str 
         "tokenizer_class": "PreTrainedTokenizerFast",
         **named,
         "additional_special_tokens": [text for text in special if text not in named.values()],
+        "added_tokens_decoder": {
+            str(token): {"content": added.text, **dict.fromkeys(_PLAIN, False), "special": added.is_special}
+            for token, added in vocabulary.added.items()
+            if token >= len(vocabulary.pieces) or added.is_special or added.text != vocabulary.pieces[token].text
+        },
         "clean_up_tokenization_spaces": False,
         "model_max_length": config.context_tokens,
         **({} if template is None else {"chat_template": template}),
