@@ -1,4 +1,4 @@
-"""The command line: `python -m inference list | prepare | serve`."""
+"""The command line: `python -m inference list | prepare | convert | verify | serve`."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ from inference import InferenceError, LaunchPlan, Model, Progress, Report, Setti
 from inference.errors import Cancelled
 from inference.sizes import megabytes
 
+GGUF_TYPES = ("F16", "BF16", "Q8_0")
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = """examples:
   python -m inference list
   python -m inference prepare --model smollm2-135m-instruct
+  python -m inference convert /path/to/internlm2-chat-7b /path/to/internlm2-chat-7b-llama
+  python -m inference convert /path/to/my-finetune /path/to/my-finetune.gguf --gguf Q8_0
+  python -m inference verify /path/to/internlm2-chat-7b-llama
   python -m inference serve --model /path/to/internlm2-chat-1_8b.gguf
 
 The settings come from the environment: MODEL, MODELS_DIR, DATA_DIR, INFERENCE_CONTEXT, INFERENCE_SLOTS,
 INFERENCE_THREADS, INFERENCE_START_TIMEOUT_S, INFERENCE_STOP_TIMEOUT_S.
 
 exit codes: 0 done, 2 settings, 3 unknown model, 4 cannot fetch, 5 wrong file, 6 disk full, 7 does not fit,
-8 start failed, 9 not ready in time, 10 engine keeps ending, 130 stopped"""
+8 start failed, 9 not ready in time, 10 engine keeps ending, 11 cannot convert, 130 stopped"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,8 +42,8 @@ def main(argv: list[str] | None = None) -> int:
             settings = replace(settings, model=arguments.model)
         if getattr(arguments, "engine", None):
             settings = replace(settings, engine=arguments.engine)
-        run: Callable[[Settings], int] = arguments.run
-        return run(settings)
+        run: Callable[[Settings, argparse.Namespace], int] = arguments.run
+        return run(settings, arguments)
     except InferenceError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return error.exit_code
@@ -62,12 +66,17 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="prepare a model and run its engine until Ctrl-C")
     serve.set_defaults(run=_serve)
     serve.add_argument("--engine", help="auto or llamacpp (default: INFERENCE_ENGINE, else auto)")
+    convert = commands.add_parser("convert", help="a folder in InternLM2's layout to Llama's, or to a GGUF file")
+    convert.set_defaults(run=_convert)
+    convert.add_argument("source", type=Path, metavar="SRC", help="the model's folder, or a LoRA adapter's")
+    convert.add_argument("target", type=Path, metavar="DST", help="the new folder; with --gguf the new file")
+    convert.add_argument("--gguf", choices=GGUF_TYPES, help="write one file for llama.cpp, its weights in this type")
     for command in (prepare, serve):
         command.add_argument("--model", help="a name from `list`, or the path of a .gguf file (default: MODEL)")
     return parser
 
 
-def _list(settings: Settings) -> int:
+def _list(settings: Settings, _: argparse.Namespace) -> int:
     for model in inference.load_catalogue().values():
         mark = "*" if model.name == settings.model else " "
         languages = ", ".join(model.languages)
@@ -75,7 +84,7 @@ def _list(settings: Settings) -> int:
     return 0
 
 
-def _prepare(settings: Settings) -> int:
+def _prepare(settings: Settings, _: argparse.Namespace) -> int:
     line = inference.ProgressLine()
     try:
         path = inference.prepare(_model(settings), settings, line)
@@ -85,7 +94,25 @@ def _prepare(settings: Settings) -> int:
     return 0
 
 
-def _serve(settings: Settings) -> int:
+def _convert(_: Settings, arguments: argparse.Namespace) -> int:
+    """The imports are here because other commands need neither converter nor NumPy."""
+    line = inference.ProgressLine()
+    try:
+        if arguments.gguf:
+            from inference.to_gguf import write_gguf
+
+            path = write_gguf(arguments.source, arguments.target, arguments.gguf, line)
+        else:
+            from inference.convert import convert
+
+            path = convert(arguments.source, arguments.target, line)
+    finally:
+        line.close()
+    print(path)
+    return 0
+
+
+def _serve(settings: Settings, _: argparse.Namespace) -> int:
     """Ctrl-C and SIGTERM stop in order, from the first moment."""
     model = _model(settings)
     plan = inference.make_plan(model, settings, inference.this_machine())
