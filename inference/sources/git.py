@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from inference import guard
 from inference.accounts import redact
@@ -25,13 +24,12 @@ from inference.errors import SourceError
 from inference.settings import child_environment
 from inference.sources.child import run
 from inference.sources.git_url import GitRemote
+from inference.sources.reasons import Reason
 
 ASKPASS = Path(__file__).with_name("askpass.sh")
 ASKED_NAME = "internlm-asked"  # askpass.sh counts in it: git-lfs asks for ever while a server refuses what it gets
 LOCAL_TIMEOUT_S = 120  # for commands that touch no network; a model's tree takes milliseconds
 DEFAULT_USERNAME = "git"  # where only a token is known: most hosts look at nothing else
-
-Reason = Literal["auth", "missing", "network", "disk", "other"]
 
 # What git and git-lfs say, in the order in which to look. Lower case, taken from their own sources.
 _REASONS: tuple[tuple[Reason, str], ...] = (

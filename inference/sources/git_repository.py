@@ -14,7 +14,7 @@ from pathlib import Path
 
 from inference.accounts import redact
 from inference.catalogue import RemoteFile
-from inference.errors import DiskFull, InferenceError, SourceError
+from inference.errors import InferenceError
 from inference.sources.git import Git, GitFailed, require_git
 from inference.sources.git_url import GitRemote
 from inference.sources.lfs import (
@@ -25,7 +25,8 @@ from inference.sources.lfs import (
     parse_pointer,
     rescue_incomplete,
 )
-from inference.sources.remote import ConnectionLost, OnBytes, bytes_there, is_there
+from inference.sources.reasons import source_error
+from inference.sources.remote import OnBytes, bytes_there, is_there
 
 _TREE_ENTRY = re.compile(rb"(\d+) (\w+) ([0-9a-f]+) +(\d+|-)\t(.*)", re.DOTALL)
 
@@ -77,24 +78,9 @@ class GitRepository:
         git.local("update-ref", "--no-deref", "HEAD", "FETCH_HEAD")
 
     def _explained(self, error: GitFailed) -> InferenceError:
-        where = self.title
-        match error.reason:
-            case "auth":
-                return SourceError(
-                    f"{where} refused us ({error.said}). It wants a name and a token that may read it: set "
-                    f"{self._token_name} (and the user name beside it) and start again."
-                )
-            case "missing":
-                return SourceError(
-                    f"{where} has no such repository or revision {self._revision!r}, or this token may not see it "
-                    f"({error.said})."
-                )
-            case "disk":
-                return DiskFull(f"The disk became full while {where} was fetched. Free some space and start again.")
-            case "network":
-                return ConnectionLost(f"The connection to {where} failed ({error.said}).")
-            case _:
-                return SourceError(f"git could not fetch {where}: {error.said}.")
+        return source_error(
+            error.reason, error.said, where=self.title, revision=self._revision, token_name=self._token_name
+        )
 
 
 def _begin(git: Git) -> None:

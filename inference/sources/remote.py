@@ -19,6 +19,7 @@ from inference.errors import DiskFull, SourceError, VerifyError
 from inference.manifest import FileRecord, check_sha256, record_file, sha256_of
 from inference.sizes import megabytes
 from inference.sources.child import stop_if
+from inference.sources.reasons import ConnectionLost
 from inference.status import Progress, Report
 
 DISK_MARGIN_BYTES = 64 << 20
@@ -26,10 +27,6 @@ LONGEST_PAUSE_S = 30.0
 
 OnBytes = Callable[[int], None]
 """Is told how many bytes of all wanted files are there now."""
-
-
-class ConnectionLost(SourceError):
-    """The network or the server failed; to try again may help."""
 
 
 class Remote(Protocol):

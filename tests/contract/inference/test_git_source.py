@@ -16,7 +16,8 @@ from inference.accounts import Account, Secret
 from inference.errors import Cancelled, SourceError, VerifyError
 from inference.sources.git_repository import GitRepository
 from inference.sources.git_url import git_remote
-from inference.sources.remote import Attempts, ConnectionLost, fetch_files, list_files
+from inference.sources.reasons import ConnectionLost
+from inference.sources.remote import Attempts, fetch_files, list_files
 
 pytestmark = pytest.mark.contract
 NAME = "camper/internlm2-tiny"

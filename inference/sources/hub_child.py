@@ -1,0 +1,135 @@
+"""A program of its own that asks a hub through the hub's own package: `hub_child.py JOB`, JOB being JSON.
+
+It runs as a child so that it can be killed at any moment, so that its environment is its own, and so that nothing that
+these packages print, keep or start stays in ours. It imports nothing of ours.
+
+JOB has `hub` (huggingface or modelscope), `endpoint`, `id`, `revision`, and for a fetch `folder` and `names`. The token
+is in INTERNLM_HUB_TOKEN. The last line of the output that begins with MARK holds JSON: `{"files": …, "commit": …}`,
+`{}` after a fetch, or `{"reason": …, "said": …}` with exit code 1.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+MARK = "@internlm "
+
+
+def main(job: dict[str, Any]) -> int:
+    answer: dict[str, Any]
+    code = 0
+    try:
+        list_files, fetch, reason_of = _HUBS[job["hub"]]()
+        token = os.environ.get("INTERNLM_HUB_TOKEN") or None
+        answer = fetch(job, token) if "names" in job else list_files(job, token)
+        absent = [name for name in job.get("names", ()) if not (Path(job["folder"]) / name).exists()]
+        if absent:  # these packages take a folder with something in it for an answer when the hub is away
+            answer, code = {"reason": "network", "said": f"{', '.join(absent)} did not come"}, 1
+    except ImportError as error:
+        answer, code = {"reason": "package", "said": str(error)}, 1
+    except Exception as error:  # the last resort of this program: its parent gets the reason in any case
+        answer, code = {"reason": _reason(error, reason_of), "said": _said(error)}, 1
+    print(f"\n{MARK}{json.dumps(answer)}", flush=True)  # noqa: T201
+    return code
+
+
+def _huggingface() -> tuple[Any, ...]:
+    import httpx2
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import errors as hf
+
+    def list_files(job: dict[str, Any], token: str | None) -> dict[str, Any]:
+        api = HfApi(endpoint=job["endpoint"], token=token)
+        info = api.model_info(job["id"], revision=job["revision"], files_metadata=True, timeout=30)
+        files = [(one.rfilename, one.size, one.lfs.sha256 if one.lfs else None) for one in info.siblings or ()]
+        return {"files": files, "commit": info.sha}
+
+    def fetch(job: dict[str, Any], token: str | None) -> dict[str, Any]:
+        snapshot_download(
+            job["id"],
+            revision=job["revision"],
+            local_dir=job["folder"],
+            allow_patterns=[glob.escape(name) for name in job["names"]],
+            endpoint=job["endpoint"],
+            token=token,
+            max_workers=4,
+        )
+        return {}
+
+    def reason_of(error: BaseException) -> str:
+        status = error.response.status_code if isinstance(error, hf.HfHubHTTPError) else 0
+        if isinstance(error, hf.GatedRepoError) or (status in (401, 403) and not isinstance(error, hf.RepositoryNotFoundError)):
+            return "auth"
+        if isinstance(error, hf.RepositoryNotFoundError | hf.RevisionNotFoundError) or status == 404:
+            return "missing"
+        is_network = isinstance(error, httpx2.HTTPError | hf.LocalEntryNotFoundError | ConnectionError | TimeoutError)
+        if (status == 429 or status >= 500) or (is_network and not status) or "Consistency check" in str(error):
+            return "network"
+        return "other"
+
+    return list_files, fetch, reason_of
+
+
+def _modelscope() -> tuple[Any, ...]:
+    import requests
+    from modelscope_hub import HubApi
+    from modelscope_hub import errors as ms
+
+    def list_files(job: dict[str, Any], token: str | None) -> dict[str, Any]:
+        found = HubApi(endpoint=job["endpoint"], token=token).list_repo_files(
+            job["id"], "model", revision=job["revision"]
+        )
+        files = [(one.path, one.size, one.sha256 or None) for one in found if not one.is_dir]
+        return {"files": files, "commit": job["revision"]}
+
+    def fetch(job: dict[str, Any], token: str | None) -> dict[str, Any]:
+        HubApi(endpoint=job["endpoint"], token=token).download_repo(
+            job["id"],
+            "model",
+            revision=job["revision"],
+            local_dir=job["folder"],
+            allow_patterns=[glob.escape(name) for name in job["names"]],
+        )
+        return {}
+
+    def reason_of(error: BaseException) -> str:
+        if isinstance(error, ms.AuthenticationError | ms.PermissionDeniedError):
+            return "auth"
+        if isinstance(error, ms.NotExistError | ms.NotFoundError):
+            return "missing"
+        passing = (ms.NetworkError, ms.ServerError, ms.RequestTimeoutError, ms.RateLimitError, ms.FileDownloadError)
+        is_passing = isinstance(error, (*passing, requests.RequestException, ConnectionError, TimeoutError))
+        return "network" if is_passing else "other"
+
+    return list_files, fetch, reason_of
+
+
+_HUBS: dict[str, Callable[[], tuple[Any, ...]]] = {"huggingface": _huggingface, "modelscope": _modelscope}
+
+
+def _reason(error: Exception, reason_of: Callable[[BaseException], str]) -> str:
+    """The first reason that says something, from the error itself to what caused it."""
+    current: BaseException | None = error
+    chain: list[BaseException] = []
+    while current and current not in chain:
+        chain += [current, *getattr(current, "failed_files", {}).values()]
+        current = current.__cause__ or current.__context__
+    if any(getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT) for one in chain):
+        return "disk"
+    return next((reason for one in chain if (reason := reason_of(one)) != "other"), "other")
+
+
+def _said(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (" ".join(lines[:2]) or type(error).__name__)[:300]
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))

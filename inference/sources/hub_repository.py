@@ -1,0 +1,93 @@
+"""Model repositories on hubs that have a Python package of their own, asked through `hub_child.py`.
+
+What is on the disk is what is done: progress is read there, so a resumed fetch starts where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from inference.accounts import Account, redact
+from inference.catalogue import Hub, RemoteFile
+from inference.errors import SourceError
+from inference.settings import child_environment
+from inference.sources.child import run
+from inference.sources.hub_child import MARK
+from inference.sources.reasons import REASONS, source_error
+from inference.sources.remote import OnBytes, bytes_there, is_there
+
+PROGRAM = Path(__file__).with_name("hub_child.py")
+
+
+class HubRepository:
+    """A `Remote`. `environ` is what the hub's package wants to be told besides; `install` how to get that package."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        title: str,
+        repository: str,
+        revision: str,
+        *,
+        endpoint: str,
+        account: Account,
+        token_name: str,
+        environ: Mapping[str, str],
+        install: str,
+    ) -> None:
+        self.title = f"{title} ({repository})"
+        self._job = {"hub": hub, "endpoint": endpoint, "id": repository, "revision": revision}
+        self._account = account
+        self._token_name = token_name
+        self._environ = environ
+        self._install = install
+
+    def list_files(self, folder: Path, stop: threading.Event) -> tuple[RemoteFile, ...]:
+        """Also pins the revision to the commit that it is now, where the hub tells that."""
+        answer = self._ask(self._job, stop)
+        self._job = {**self._job, "revision": answer["commit"] or self._job["revision"]}
+        return tuple(RemoteFile(str(name), int(size), sha256) for name, size, sha256 in answer["files"])
+
+    def fetch(self, files: tuple[RemoteFile, ...], folder: Path, on_bytes: OnBytes, stop: threading.Event) -> None:
+        missing = [file for file in files if not is_there(file, folder)]
+        if missing:
+            job = {**self._job, "folder": str(folder), "names": [file.name for file in missing]}
+            self._ask(job, stop, lambda: on_bytes(bytes_there(files, folder) + _unfinished_bytes(folder)))
+
+    def _ask(self, job: dict[str, Any], stop: threading.Event, on_tick: Any = None) -> dict[str, Any]:
+        answers: list[str] = []
+        token = self._account.token
+
+        def keep(line: str) -> None:
+            if line.startswith(MARK):
+                answers.append(line.removeprefix(MARK))
+
+        environ = child_environment(**self._environ, INTERNLM_HUB_TOKEN=token.value if token else "")
+        argv = [sys.executable, "-P", str(PROGRAM), json.dumps(job)]
+        code = run(argv, environ, keep, stop, on_tick=on_tick)
+        answer = json.loads(answers[-1]) if answers else {"reason": "other", "said": f"its child ended with code {code}"}
+        if "reason" not in answer:
+            return dict(answer)
+        said = redact(str(answer["said"]), [token])
+        if answer["reason"] == "package":
+            raise SourceError(f"{self.title} needs a Python package that is not installed ({said}). {self._install}")
+        reason = answer["reason"] if answer["reason"] in REASONS else "other"
+        raise source_error(
+            reason, said, where=self.title, revision=self._job["revision"], token_name=self._token_name
+        )
+
+
+def _unfinished_bytes(folder: Path) -> int:
+    """What the packages have of files under way; both name them `*.incomplete`."""
+    total = 0
+    for path in folder.rglob("*.incomplete"):
+        try:
+            total += path.stat().st_size
+        except OSError:  # it was finished and renamed just now
+            continue
+    return total
