@@ -14,7 +14,7 @@ from pathlib import Path
 
 import inference
 from inference import InferenceError, LaunchPlan, Model, Progress, Report, Settings
-from inference.errors import Cancelled
+from inference.errors import Cancelled, VerifyError
 from inference.sizes import megabytes
 
 GGUF_TYPES = ("F16", "BF16", "Q8_0")
@@ -31,7 +31,9 @@ The settings come from the environment: MODEL, MODELS_DIR, DATA_DIR, INFERENCE_C
 INFERENCE_THREADS, INFERENCE_START_TIMEOUT_S, INFERENCE_STOP_TIMEOUT_S.
 
 exit codes: 0 done, 2 settings, 3 unknown model, 4 cannot fetch, 5 wrong file, 6 disk full, 7 does not fit,
-8 start failed, 9 not ready in time, 10 engine keeps ending, 11 cannot convert, 130 stopped"""
+8 start failed, 9 not ready in time, 10 engine keeps ending, 11 cannot convert, 130 stopped
+
+`verify` ends with 5 when something is wrong, with 0 when there are notes only."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("source", type=Path, metavar="SRC", help="the model's folder, or a LoRA adapter's")
     convert.add_argument("target", type=Path, metavar="DST", help="the new folder; with --gguf the new file")
     convert.add_argument("--gguf", choices=GGUF_TYPES, help="write one file for llama.cpp, its weights in this type")
+    verify = commands.add_parser("verify", help="check a model on disk, and say what would go wrong in which engine")
+    verify.set_defaults(run=_verify)
+    verify.add_argument("path", type=Path, metavar="PATH", help="a model's folder, an adapter's, or a .gguf file")
     for command in (prepare, serve):
         command.add_argument("--model", help="a name from `list`, or the path of a .gguf file (default: MODEL)")
     return parser
@@ -109,6 +114,23 @@ def _convert(_: Settings, arguments: argparse.Namespace) -> int:
     finally:
         line.close()
     print(path)
+    return 0
+
+
+def _verify(_: Settings, arguments: argparse.Namespace) -> int:
+    """One line for each finding. Notes alone are no failure."""
+    from inference.verify import find_problems
+
+    line = inference.ProgressLine()
+    try:
+        problems = find_problems(arguments.path, line)
+    finally:
+        line.close()
+    for problem in problems:
+        print(problem)
+    if any(problem.is_fatal for problem in problems):
+        return VerifyError.exit_code
+    print(f"{arguments.path}: {'nothing is wrong' if not problems else 'nothing is wrong but what is noted above'}")
     return 0
 
 

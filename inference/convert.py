@@ -124,7 +124,7 @@ def _internlm2_outputs(shards: Sequence[Shard], config: ModelConfig) -> tuple[Ou
 
 
 def _linked_outputs(shards: Sequence[Shard], config: ModelConfig) -> tuple[Output, ...]:
-    """InternLM3 has Llama's names, as Llama has: safetensors files are taken as they are, `.bin` files are rewritten."""
+    """InternLM3 has Llama's names: safetensors files are taken as they are, `.bin` files are rewritten."""
     check_tensors(shards, llama_tensors(config), config)
     found = []
     for number, shard in enumerate(shards, start=1):
