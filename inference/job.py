@@ -1,9 +1,9 @@
 """One preparation of a model: what is wanted, and where its parts lie.
 
-MODELS_DIR/NAME/                what llama.cpp takes, ready-made (a GGUF file), or a folder that a person has put there
-MODELS_DIR/NAME-original/       the repository as it came; goes after the conversion unless INFERENCE_KEEP_ORIGINAL is set
+MODELS_DIR/NAME/                the file of a wheel, or the model's own files, put there by a person
+MODELS_DIR/NAME-original/       the repository as it came; removed after the conversion by default
 MODELS_DIR/NAME-llama/          converted, for TGI and LMDeploy
-MODELS_DIR/NAME-gguf/           converted, for llama.cpp
+MODELS_DIR/NAME-gguf/           for llama.cpp: fetched as it is, or converted
 MODELS_DIR/….partial/           a fetch under way; the next start goes on in it
 MODELS_DIR/NAME.lock            held by the process that prepares, so that two do not disturb each other
 
@@ -13,16 +13,27 @@ Each folder of ours has a `manifest.json`, which is written last; without it not
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from inference.catalogue import Model
 from inference.errors import Cancelled, VerifyError
-from inference.manifest import FileRecord, Manifest, read_manifest, record_file, sha256_of, verify_folder, write_manifest
+from inference.manifest import (
+    MANIFEST_NAME,
+    FileRecord,
+    Manifest,
+    read_manifest,
+    record_file,
+    sha256_of,
+    verify_folder,
+    write_manifest,
+)
 from inference.settings import Settings
 from inference.sources.child import stop_if
 from inference.sources.pypi import PIP
+from inference.sources.remote import Attempts
 from inference.status import Progress, Report
 
 Form = Literal["gguf", "llama"]
@@ -45,12 +56,15 @@ class Job:
     def beside(self, suffix: str) -> Path:
         return self.settings.models_dir / f"{self.model.name}{suffix}"
 
-    def intact(self, folder: Path, wanted: frozenset[str] = frozenset()) -> Manifest | None:
-        """The manifest of a folder that can be used as it is; `wanted` are the SHA-256 that must be among its files.
+    def attempts(self) -> Attempts:
+        return Attempts(self.settings.download_attempts, self.report, self.stop)
 
-        A damaged folder is reported, and None returned. Raises Cancelled.
+    def intact(self, folder: Path, wanted: Collection[str] = ()) -> Manifest | None:
+        """The manifest of a folder that can be used as it is; where `wanted` names SHA-256, a file has one of them.
+
+        A folder without a manifest is not done yet, or not ours; a damaged one is reported. Raises Cancelled.
         """
-        if not folder.exists():
+        if not (folder / MANIFEST_NAME).exists():
             return None
         name = self.model.name
 
@@ -62,7 +76,7 @@ class Job:
 
         try:
             manifest = verify_folder(folder, count)
-            if not wanted <= {file.sha256 for file in manifest.files}:
+            if wanted and not {file.sha256 for file in manifest.files} & set(wanted):
                 raise VerifyError(f"{folder} holds another version of {name} ({manifest.source}).")
         except VerifyError as error:
             self.report(Progress("verify", message=f"{error.message} It is not used; {name} is fetched anew."))
@@ -83,9 +97,7 @@ class Job:
                 stop_if(self.stop)
                 self.report(Progress("verify", before + done, total, f"recording {self.model.name}"))
 
-            known_record = hashed.get(path.name)
-            sha256 = known_record.sha256 if known_record else sha256_of(path, count)
-            records.append(record_file(path, sha256))
+            records.append(hashed.get(path.name) or record_file(path, sha256_of(path, count)))
             before += path.stat().st_size
         write_manifest(folder, Manifest(origin, tuple(records)))
 
@@ -94,6 +106,6 @@ def _remember(folder: Path, manifest: Manifest) -> None:
     """Keep the modification times found now; a read-only folder is hashed at each start instead."""
     try:
         if manifest != read_manifest(folder):
-            write_manifest(folder, replace(manifest))
+            write_manifest(folder, manifest)
     except OSError:
         return

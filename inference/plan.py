@@ -9,7 +9,6 @@ from inference.errors import DoesNotFit, SettingsError
 from inference.machine import Machine
 from inference.settings import Settings
 from inference.sizes import gibibytes
-from inference.sources.hub import check_fetchable
 
 ENGINES = ("auto", "llamacpp")
 DEFAULT_CONTEXT_TOKENS = 4096
@@ -36,7 +35,6 @@ class LaunchPlan:
 def make_plan(model: Model, settings: Settings, machine: Machine) -> LaunchPlan:
     """Raises SettingsError, SourceError or DoesNotFit with what to change."""
     _check_engine(settings.engine)
-    check_fetchable(model)
     context = _context(model, settings)
     weights_and_context = model.size_bytes + (model.kv_bytes_per_token or 0) * context * settings.slots
     needed = weights_and_context + ENGINE_BYTES

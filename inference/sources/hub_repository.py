@@ -70,16 +70,16 @@ class HubRepository:
         environ = child_environment(**self._environ, INTERNLM_HUB_TOKEN=token.value if token else "")
         argv = [sys.executable, "-P", str(PROGRAM), json.dumps(job)]
         code = run(argv, environ, keep, stop, on_tick=on_tick)
-        answer = json.loads(answers[-1]) if answers else {"reason": "other", "said": f"its child ended with code {code}"}
+        answer = (
+            json.loads(answers[-1]) if answers else {"reason": "other", "said": f"its child ended with code {code}"}
+        )
         if "reason" not in answer:
             return dict(answer)
         said = redact(str(answer["said"]), [token])
         if answer["reason"] == "package":
             raise SourceError(f"{self.title} needs a Python package that is not installed ({said}). {self._install}")
         reason = answer["reason"] if answer["reason"] in REASONS else "other"
-        raise source_error(
-            reason, said, where=self.title, revision=self._job["revision"], token_name=self._token_name
-        )
+        raise source_error(reason, said, where=self.title, revision=self._job["revision"], token_name=self._token_name)
 
 
 def _unfinished_bytes(folder: Path) -> int:

@@ -1,6 +1,6 @@
 """Hugging Face's hub or a mirror of it (HF_ENDPOINT), through `huggingface_hub`.
 
-Its Xet transfers are off: they do not go through mirrors, and a killed one does not go on inside a file.
+Its Xet transfers are off: they do not go through mirrors, and a killed one begins its file again.
 """
 
 from __future__ import annotations

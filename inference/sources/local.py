@@ -65,7 +65,9 @@ def check_local_folder(folder: Path) -> Path:
         raise UnknownModel(f"There is no model folder {folder}. Check the path after MODEL= or --model.")
     if pointers := pointer_files(folder):
         names = ", ".join(path.name for path in pointers)
-        raise VerifyError(f"{names} in {folder}: only Git LFS pointers, not the weights. Fetch them there: git lfs pull")
+        raise VerifyError(
+            f"{names} in {folder}: only Git LFS pointers, not the weights. Fetch them there: git lfs pull"
+        )
     if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         return folder
     if not (folder / "config.json").exists():

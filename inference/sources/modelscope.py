@@ -15,7 +15,11 @@ def modelscope_repository(repository: str, revision: str, hubs: Hubs) -> HubRepo
         endpoint=hubs.modelscope_url,
         account=hubs.modelscope,
         token_name="MODELSCOPE_API_TOKEN",
-        environ={"MODELSCOPE_ENDPOINT": hubs.modelscope_url},
+        environ={
+            "MODELSCOPE_ENDPOINT": hubs.modelscope_url,
+            "MODELSCOPE_API_MAX_RETRIES": "1",  # our attempts come on top, with what was said shown
+            "MODELSCOPE_DOWNLOAD_MAX_RETRIES": "2",
+        },
         install="Install it: python -m pip install modelscope-hub (or fetch by git: INFERENCE_SOURCES="
         f"{hubs.modelscope_url}/{repository}.git)",
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inference.errors import VerifyError
-from inference.sources.local import LFS_MARK
+from inference.sources.lfs import LFS_MARK
 
 # Bytes of one element, by safetensors' words for the types.
 DTYPE_BYTES = {

@@ -14,15 +14,15 @@ import os
 import re
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from tests.fakes.ranged import Faults, send_content
+
 LFS_JSON = "application/vnd.git-lfs+json"
-PIECE_BYTES = 1 << 16
 
 
 @dataclass
@@ -35,6 +35,9 @@ class Asked:
     signed_in: bool
     sent: int = 0
 
+    def count(self, size: int) -> None:
+        self.sent += size
+
 
 class GitHost:
     """The running host; made by `git_host`. Repositories are bare ones in `folder/USER/REPO.git`."""
@@ -46,10 +49,9 @@ class GitHost:
         self.token = token
         self.is_private = False
         self.asked: list[Asked] = []
-        self.cut_downloads_after: list[int] = []  # for the next downloads: the bytes after which each is cut
+        self.faults = Faults()
         self.cut_uploads = 0  # that many uploads are cut
         self.fail_next = 0  # that many answers are 503
-        self.bytes_per_s = 0  # 0: as fast as it goes
         self.spoilt: set[str] = set()  # objects whose first byte comes wrong
         self.redirect_lfs_to = ""  # another host for the objects, which wants to be signed in too
 
@@ -219,27 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
         content = host.object(oid).read_bytes()
         if oid in host.spoilt:
             content = bytes([content[0] ^ 1]) + content[1:]
-        self._send_content(host, asked, content)
-
-    def _send_content(self, host: GitHost, asked: Asked, content: bytes) -> None:
-        """The object or the range asked for; cut, or slowly, when the host is told so."""
-        found = re.fullmatch(r"bytes=(\d+)-(\d*)", asked.range)
-        start = int(found[1]) if found else 0
-        end = min(len(content), int(found[2]) + 1) if found and found[2] else len(content)
-        self.send_response(206 if found else 200)
-        if found:
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
-        self.send_header("Content-Length", str(end - start))
-        self.send_header("Connection", "close")
-        self.end_headers()
-        stop = min(end, start + host.cut_downloads_after.pop(0)) if host.cut_downloads_after else end
-        while start < stop:
-            piece = content[start : min(start + PIECE_BYTES, stop)]
-            self.wfile.write(piece)
-            start += len(piece)
-            asked.sent += len(piece)
-            if host.bytes_per_s:
-                time.sleep(len(piece) / host.bytes_per_s)
+        send_content(self, content, host.faults, asked.count)
 
     def _backend(self, host: GitHost, path: str, query: str, body: bytes, user: str) -> None:
         environ = {

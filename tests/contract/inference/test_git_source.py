@@ -82,7 +82,7 @@ def test_a_double_slash_in_the_address_is_mended(host, account, commit, folder, 
 
 
 def test_a_cut_connection_is_taken_up_inside_the_file(host, account, commit, folder, reports, stop, weights):
-    host.cut_downloads_after = [1_000_000, 200_000]
+    host.faults.cut_after = [1_000_000, 200_000]
     fetch(host, account, folder, reports, stop)
     assert (folder / "model-00001-of-00002.safetensors").read_bytes() == weights
     assert any(asked.range for asked in host.of("GET", "/lfs/objects/"))
@@ -173,13 +173,13 @@ def test_a_file_that_was_changed_on_the_way_is_removed_and_named(host, account, 
 
 
 def test_a_stop_ends_it_at_once_and_the_next_run_goes_on(host, account, commit, folder, reports, stop, weights):
-    host.bytes_per_s = 1_000_000
+    host.faults.bytes_per_s = 1_000_000
     threading.Timer(1.0, stop.set).start()
     begun = time.monotonic()
     with pytest.raises(Cancelled):
         fetch(host, account, folder, reports, stop)
     assert time.monotonic() - begun < 3
-    host.bytes_per_s = 0
+    host.faults.bytes_per_s = 0
     host.asked.clear()
     fetch(host, account, folder, reports, threading.Event())
     assert (folder / "model-00001-of-00002.safetensors").read_bytes() == weights
@@ -205,7 +205,7 @@ def test_a_repository_that_git_cannot_read_is_made_anew(host, account, commit, f
 
 def test_the_token_is_in_no_command_line_and_no_file(host, commit, folder, home, reports, stop):
     canary = host.token = "canary-5f1e9a77c0de"
-    host.bytes_per_s = 2_000_000
+    host.faults.bytes_per_s = 2_000_000
     seen: list[str] = []
     done = threading.Event()
 
@@ -283,7 +283,7 @@ fetch_files(remote, files, folder, attempts, report, stop)
 def test_a_killed_fetch_leaves_no_process_and_goes_on_inside_the_file(
     host, account, commit, folder, reports, stop, weights
 ):
-    host.bytes_per_s = 1_500_000
+    host.faults.bytes_per_s = 1_500_000
     root = Path(__file__).resolve().parents[3]
     environ = {**os.environ, "OPENXLAB_TOKEN": host.token, "PYTHONPATH": str(root)}
     command = [sys.executable, "-c", KILLED, f"{host.url}/{NAME}.git", str(folder)]
@@ -295,7 +295,7 @@ def test_a_killed_fetch_leaves_no_process_and_goes_on_inside_the_file(
             assert time.monotonic() < deadline
         process.kill()
     _wait_until_nothing_runs_in(folder)
-    host.bytes_per_s = 0
+    host.faults.bytes_per_s = 0
     host.asked.clear()
     fetch(host, account, folder, reports, stop)
     assert (folder / "model-00001-of-00002.safetensors").read_bytes() == weights
