@@ -99,8 +99,48 @@ Source = WheelSource | HubSource | FileSource | FolderSource
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The sizes of a decoder with grouped attention, as in its config.json; all memory is computed from them."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    has_tied_embeddings: bool = False
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Embedding and output head."""
+        return self.vocabulary * self.hidden * (1 if self.has_tied_embeddings else 2)
+
+    @property
+    def mlp_parameters(self) -> int:
+        """Gate, up and down of one layer."""
+        return 3 * self.hidden * self.intermediate
+
+    @property
+    def layer_parameters(self) -> int:
+        """All matrices of one layer."""
+        query_and_output = 2 * self.hidden * self.heads * self.head_dim
+        return query_and_output + 2 * self.hidden * self.kv_heads * self.head_dim + self.mlp_parameters
+
+    @property
+    def parameters(self) -> int:
+        norms = (2 * self.layers + 1) * self.hidden
+        return self.embedding_parameters + self.layers * self.layer_parameters + norms
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Keys and values of all layers in 16 bits."""
+        return self.layers * 2 * self.kv_heads * self.head_dim * 2
+
+
+@dataclass(frozen=True, kw_only=True)
 class GpuSettings:
-    """What serves one model well on one card with one engine. `quantize` is the engine's word, "" for none.
+    """What serves one model well on one card with one engine. `quantize` is the engine's word, or "none".
 
     `context_tokens` is for prompt and answer together, `prefill_tokens` for all prompts read at once, `requests` for
     answers at once, `kv_bits` for one number of the context's memory (16, 8 or 4).
@@ -120,11 +160,10 @@ class GpuSettings:
 class Model:
     """One model. `name` is its public id; `note_en` and `note_zh` are what people who use it should know about it.
 
-    `context_tokens` is the length it was trained for, `size_bytes` the size of its weights in `layout`, `parameters`
-    their number, `kv_bytes_per_token` the memory of one token of context with 16-bit keys and values, `kv_heads` what
-    the cards of one machine must divide; for a file of the person's own some of them may be unknown (None). `prompt`
-    "own": whatever the file's own template says.
-    `is_size_computed`: from the parameters, so the files' true sizes may differ by their headers.
+    `context_tokens` is the length it was trained for, `size_bytes` the size of its weights in `layout`,
+    `kv_bytes_per_token` the memory of one token of context with 16-bit keys and values; for a file of the person's own
+    the first and the last may be unknown (None), and `shape`. `is_size_computed`: from the parameters, so the files'
+    true sizes may differ by their headers. `prompt` "own": whatever the file's own template says.
     """
 
     name: str
@@ -138,9 +177,8 @@ class Model:
     context_tokens: int | None
     size_bytes: int
     is_size_computed: bool = False
-    parameters: int | None = None
     kv_bytes_per_token: int | None
-    kv_heads: int | None = None
+    shape: Shape | None = None
     sources: tuple[Source, ...]
     gpus: tuple[GpuSettings, ...] = ()
 
@@ -156,10 +194,14 @@ class Model:
 
     @property
     def gguf_bytes(self) -> int:
-        """The size of its ready-made GGUF file, perhaps rounded; without one, of a file with 16-bit weights."""
+        """The size of its ready-made GGUF file, perhaps rounded; without one, of the Q8_0 file that is made of it.
+
+        Q8_0 has blocks of 32 weights in 34 bytes (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+        """
         hubs = [source for source in self.gguf_sources if isinstance(source, HubSource)]
         known = [source.files[0].size_bytes or source.about_bytes for source in hubs]
-        return next((size for size in known if size), self.size_bytes)
+        made = self.shape.parameters * 34 // 32 if self.shape and self.layout != "gguf" else self.size_bytes
+        return next((size for size in known if size), made)
 
 
 def _is_gguf(source: Source) -> bool:
@@ -214,6 +256,8 @@ def _model(table: Table) -> Model:
         raise SettingsError(f"{table.where}: name {name!r} may hold only letters, digits, '.', '_' and '-'.")
     table.where = f"{table.where} ({name})"
     layout: Layout = table.choice("layout", LAYOUTS)
+    shape = _shape(table.subtable("shape"))
+    is_size_computed = not table.has("bytes")
     model = Model(
         name=name,
         title=table.text("title"),
@@ -224,16 +268,30 @@ def _model(table: Table) -> Model:
         layout=layout,
         prompt=table.choice("prompt", PROMPT_FORMATS),
         context_tokens=table.positive("context_tokens"),
-        size_bytes=table.positive("bytes"),
-        is_size_computed=table.flag("bytes_computed"),
-        parameters=table.positive("parameters"),
-        kv_bytes_per_token=table.positive("kv_bytes_per_token"),
-        kv_heads=table.positive("kv_heads"),
+        size_bytes=table.positive("bytes", optional=True) or 2 * shape.parameters,
+        is_size_computed=is_size_computed,
+        kv_bytes_per_token=shape.kv_bytes_per_token,
+        shape=shape,
         sources=tuple(_source(entry, layout) for entry in table.subtables("source")),
         gpus=tuple(_gpu(entry) for entry in table.subtables("gpu", optional=True)),
     )
     table.finish()
     return model
+
+
+def _shape(table: Table) -> Shape:
+    shape = Shape(
+        hidden=table.positive("hidden"),
+        layers=table.positive("layers"),
+        heads=table.positive("heads"),
+        kv_heads=table.positive("kv_heads"),
+        head_dim=table.positive("head_dim"),
+        intermediate=table.positive("intermediate"),
+        vocabulary=table.positive("vocabulary"),
+        has_tied_embeddings=table.flag("tied_embeddings"),
+    )
+    table.finish()
+    return shape
 
 
 def _source(table: Table, layout: Layout) -> Source:
@@ -277,7 +335,7 @@ def _gpu(table: Table) -> GpuSettings:
     settings = GpuSettings(
         card=table.text("card"),
         engine=table.choice("engine", GPU_ENGINES),
-        quantize=table.text("quantize", ""),
+        quantize=table.text("quantize", "none"),
         context_tokens=table.positive("context_tokens"),
         prefill_tokens=table.positive("prefill_tokens"),
         requests=table.positive("requests"),

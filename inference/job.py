@@ -16,7 +16,6 @@ import threading
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from inference.catalogue import Model
 from inference.errors import Cancelled, VerifyError
@@ -35,8 +34,6 @@ from inference.sources.child import stop_if
 from inference.sources.pypi import PIP
 from inference.sources.remote import Attempts
 from inference.status import Progress, Report
-
-Form = Literal["gguf", "llama"]
 
 
 @dataclass(frozen=True)

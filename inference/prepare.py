@@ -19,9 +19,10 @@ from inference.convert import convert
 from inference.disk import only_one, plain_disk_errors
 from inference.errors import Cancelled, InferenceError, SettingsError, VerifyError
 from inference.fetching import fetch_first
-from inference.job import Form, Job
+from inference.job import Job
 from inference.manifest import MANIFEST_NAME, Manifest
 from inference.model_config import read_config
+from inference.plan import Form
 from inference.settings import Settings
 from inference.sources.half_clone import complete_clone
 from inference.sources.local import check_local_file, check_local_folder

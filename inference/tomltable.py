@@ -89,6 +89,12 @@ class Table:
         for index, entry in enumerate(self.tables(key), start=1):
             yield Table(entry, f"{self.where}, {key} {index}")
 
+    def subtable(self, key: str) -> Table:
+        return Table(self._take(key, dict, "a table"), f"{self.where}, {key}")
+
+    def has(self, key: str) -> bool:
+        return key in self._left
+
     def finish(self) -> None:
         if self._left:
             raise SettingsError(f"{self.where}: unknown key {', '.join(map(repr, self._left))}.")

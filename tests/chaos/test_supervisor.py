@@ -19,7 +19,10 @@ import pytest
 
 from inference.childlog import ChildLog
 from inference.errors import Cancelled, ChildExited, NotReadyInTime, StartFailed
-from inference.probe import generate_one_token
+from inference.leftovers import owner_mark
+from inference.probe import ProbeFailed, generate_one_token, get
+from inference.processes import ProcessRunner
+from inference.status import Progress
 from inference.supervisor import Supervisor, Timing
 
 pytestmark = pytest.mark.chaos
@@ -74,6 +77,8 @@ class FakeEngine:
     dialect: str = "fake"
     api_key: str = "k"
     parent_death_signal: int = signal.SIGKILL
+    stop_signals: tuple[int, ...] = (signal.SIGTERM,)
+    ports: tuple[int, ...] = ()
     description: str = "a fake"
 
     @property
@@ -89,8 +94,8 @@ class FakeEngine:
     def clear_the_way(self):
         (self.folder / "s").unlink(missing_ok=True)
 
-    def stage_of(self, line):
-        return "warmup" if line == "model loaded" else None
+    def news_of(self, line):
+        return Progress("warmup") if line == "model loaded" else None
 
     def redacted(self, line):
         return line
@@ -100,6 +105,11 @@ class FakeEngine:
 
     async def generate_one_token(self, timeout_s):
         await generate_one_token(self.endpoint, self.api_key, "m", timeout_s=timeout_s)
+
+    async def check_alive(self, timeout_s):
+        status, _ = await get(self.endpoint, "/health", timeout_s=timeout_s)
+        if status != 200:
+            raise ProbeFailed(f"answered {status}")
 
     @property
     def pids(self):
@@ -123,8 +133,13 @@ class World:
     def __init__(self, folder, doing="", timing=QUICK, **changes):
         self.engine = FakeEngine(folder, doing, **changes)
         self.reports = []
+        self.mark = owner_mark(folder)
         self.log = ChildLog(folder / "logs" / "inference.log")
-        self.supervisor = Supervisor(self.engine, self.reports.append, self.log, timing=timing)
+        self.supervisor = self.supervising(self.engine, timing)
+
+    def supervising(self, engine, timing=QUICK):
+        runner = ProcessRunner(engine, self.mark)
+        return Supervisor(engine, runner, self.reports.append, self.log, timing=timing)
 
     @property
     def stages(self):
@@ -200,7 +215,7 @@ def test_a_program_that_cannot_be_started_is_named(world, tmp_path):
             return ["/no/such/program"]
 
     one = world()
-    supervisor = Supervisor(Missing(tmp_path), one.reports.append, one.log, timing=QUICK)
+    supervisor = one.supervising(Missing(tmp_path))
     with pytest.raises(StartFailed, match="cannot start /no/such/program: No such file"):
         run(supervisor.run())
 

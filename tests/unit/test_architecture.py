@@ -54,7 +54,18 @@ RULES: list[tuple[str, tuple[str, ...], set[str], tuple[str, ...]]] = [
         ("gateway/metrics.py", "gateway/scrape.py"),
     ),
     ("only gateway/redis_limits.py speaks to Redis", ("",), {"redis"}, ("gateway/redis_limits.py",)),
-    ("only webui/client.py imports the HTTP client", ("",), {"httpx", "httpx2", "requests"}, ("webui/client.py",)),
+    (
+        "only webui/client.py imports the HTTP client; Docker's client fails with those of requests",
+        ("",),
+        {"httpx", "httpx2", "requests"},
+        ("webui/client.py", "inference/docker_engine.py"),
+    ),
+    (
+        "only the container runner and its engine's door know Docker's client",
+        ("",),
+        {"docker"},
+        ("inference/containers.py", "inference/docker_engine.py"),
+    ),
     (
         "only settings, command lines, app.py, engines, the hubs' child and webui/main.py touch the environment",
         ("",),
@@ -68,10 +79,10 @@ RULES: list[tuple[str, tuple[str, ...], set[str], tuple[str, ...]]] = [
         ),
     ),
     (
-        "only the supervisor, its guard and the sources start processes",
+        "only the engine's processes, their guard, the look for cards and the sources start processes",
         ("",),
         PROCESSES | {"subprocess", "multiprocessing", "os.system", "os.popen", "os.posix_spawn", "asyncio.subprocess"},
-        ("inference/supervisor.py", "inference/guard.py", "inference/sources/"),
+        ("inference/processes.py", "inference/guard.py", "inference/cards.py", "inference/sources/"),
     ),
     (
         "only the hubs' child imports the hubs' packages",

@@ -28,13 +28,21 @@ def test_every_internlm2_names_its_hubs():
         assert "zh" in model.languages
 
 
-def test_sizes_are_what_the_number_of_parameters_says():
-    models = load_catalogue()
-    for model in models.values():
-        if model.is_size_computed:
-            assert model.size_bytes == 2 * model.parameters
-    assert models["internlm2-chat-7b"].size_bytes == 15_475_417_088
-    assert models["internlm3-8b-instruct"].kv_heads == 2
+@pytest.mark.parametrize(
+    ("name", "parameters", "kv_bytes"),
+    [
+        ("internlm2-chat-1_8b", 1_889_110_016, 98_304),
+        ("internlm2-chat-7b", 7_737_708_544, 131_072),
+        ("internlm2-chat-20b", 19_861_149_696, 196_608),
+        ("internlm3-8b-instruct", 8_804_241_408, 49_152),
+        ("smollm2-135m-instruct", 134_515_008, 23_040),
+    ],
+)
+def test_parameters_and_memory_of_the_context_follow_from_the_shape(name, parameters, kv_bytes):
+    """Expected: what is published of the models; for InternLM2 also the sums over the tensors of their files."""
+    model = load_catalogue()[name]
+    assert (model.shape.parameters, model.kv_bytes_per_token) == (parameters, kv_bytes)
+    assert model.size_bytes == (2 * parameters if model.is_size_computed else 98_362_432)
 
 
 def test_the_small_bilingual_model_has_an_official_gguf_file_with_its_hash():
@@ -62,8 +70,8 @@ def test_a_file_of_ones_own_adds_models_and_replaces_ours(catalogue_text, write)
 
 
 def test_a_mistake_in_a_file_of_ones_own_is_named(catalogue_text, write):
-    own = write("own.toml", catalogue_text.replace("kv_heads = 2", ""))
-    with pytest.raises(SettingsError, match=r"own\.toml, model 1 \(m\): 'kv_heads' is missing"):
+    own = write("own.toml", catalogue_text.replace("kv_heads = 1, ", ""))
+    with pytest.raises(SettingsError, match=r"own\.toml, model 1 \(m\), shape: 'kv_heads' is missing"):
         load_catalogue(own=own)
 
 
@@ -101,7 +109,8 @@ def test_the_ui_gets_the_notes():
         ('card = "A10"', 'card = "A10"\nkv_bits = 5', "kv_bits 5 is not known; it can be 16, 8, 4"),
         ('card = "A10"', 'card = "A10"\ncache_ratio = 1.5', "'cache_ratio' must be between 0 and 1"),
         ('engine = "tgi"', 'engine = "vllm"', "engine 'vllm' is not known; it can be tgi, lmdeploy"),
-        ("bytes = 5", "bytes = 5\nbytes_computed = 1", "'bytes_computed' must be true or false"),
+        ("vocabulary = 9", "vocabulary = 9, tied_embeddings = 1", "shape: 'tied_embeddings' must be true or false"),
+        ("hidden = 4, ", "", "shape: 'hidden' is missing"),
         ("[[model]]", "[[modell]]", "'model' must be one or more tables"),
         ("[[model]]", "[[model", "cannot be read"),
     ],
