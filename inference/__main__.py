@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import getpass
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import inference
 from inference import InferenceError, LaunchPlan, Machine, Model, Progress, Report, Settings
+from inference.accounts import Secret
 from inference.cards import wanted_card
 from inference.dry_run import dry_run_text
 from inference.errors import Cancelled, SettingsError, VerifyError
@@ -32,13 +34,15 @@ EXAMPLES = """examples:
   python -m inference convert /path/to/internlm2-chat-7b /path/to/internlm2-chat-7b-llama
   python -m inference convert /path/to/my-finetune /path/to/my-finetune.gguf --gguf Q8_0
   python -m inference verify /path/to/internlm2-chat-7b-llama
+  OPENXLAB_USERNAME=me OPENXLAB_TOKEN_FILE=token.txt python -m inference publish /path/to/my-finetune --to openxlab:me/it
   python -m inference serve --model /path/to/internlm2-chat-1_8b.gguf
   python -m inference serve --dry-run --model internlm2-chat-7b --engine tgi-container --gpu A10
 
 The settings come from the environment: MODEL, MODELS_DIR, DATA_DIR and INFERENCE_…; .env.example names them all.
 
 exit codes: 0 done, 2 settings, 3 unknown model, 4 cannot fetch, 5 wrong file, 6 disk full, 7 does not fit,
-8 start failed, 9 not ready in time, 10 engine keeps ending, 11 cannot convert, 130 stopped
+8 start failed, 9 not ready in time, 10 engine keeps ending, 11 cannot convert,
+12 cannot publish, 130 stopped
 
 `verify` ends with 5 when something is wrong, with 0 when there are notes only."""
 
@@ -101,6 +105,16 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--gpu", metavar="CARD", help="as if this machine had it: A10, A100-40, A100-80 or NAME:GIB (not to serve)"
         )
+    publish = commands.add_parser("publish", help="send a model's folder to a model repository")
+    publish.set_defaults(run=_publish)
+    publish.add_argument("path", type=Path, metavar="PATH", help="the model's folder; nothing is written to it")
+    publish.add_argument(
+        "--to",
+        required=True,
+        metavar="PLACE",
+        help="openxlab:USER/REPO, modelscope:USER/REPO, hf:USER/REPO, or the address of a git repository",
+    )
+    publish.add_argument("--dry-run", action="store_true", help="only say what would be sent")
     for command in (plan, prepare, serve):
         command.add_argument("--model", help="a name from `list`, or the path of a .gguf file (default: MODEL)")
     return parser
@@ -179,6 +193,26 @@ def _verify(_: Settings, arguments: argparse.Namespace) -> int:
     if any(problem.is_fatal for problem in problems):
         return VerifyError.exit_code
     print(f"{arguments.path}: {'nothing is wrong' if not problems else 'nothing is wrong but what is noted above'}")
+    return 0
+
+
+def _publish(settings: Settings, arguments: argparse.Namespace) -> int:
+    """A token that no variable holds is asked for, hidden, where there is a terminal; it is not kept."""
+    from inference.publish import publish, told
+    from inference.publishing.target import parse_target
+
+    target = parse_target(arguments.to, settings.hubs)
+    if target.wants_token and not arguments.dry_run and sys.stdin.isatty():
+        typed = getpass.getpass(
+            f"Token for {target.title} (not shown, not kept; {target.token_name} sets it): "
+        ).strip()
+        target = target.with_token(Secret(typed)) if typed else target
+    line = inference.ProgressLine()
+    try:
+        published = publish(arguments.path, target, settings, line, is_dry_run=arguments.dry_run)
+    finally:
+        line.close()
+    print(told(published, is_dry_run=arguments.dry_run))
     return 0
 
 

@@ -64,7 +64,7 @@ class GitRepository:
 
     def _fetch_tree(self, git: Git) -> None:
         """The newest commit of the revision, without its history and without weights."""
-        _begin(git)
+        begin_repository(git)
         try:
             self._fetch_commit(git)
         except GitFailed as error:
@@ -83,7 +83,7 @@ class GitRepository:
         )
 
 
-def _begin(git: Git) -> None:
+def begin_repository(git: Git) -> None:
     """A repository that may be a half one of a killed run: git leaves lock files then, which nobody holds now."""
     git_folder = git.folder / ".git"
     git_folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def _begin_anew(git: Git) -> None:
     for entry in (git.folder / ".git").iterdir():
         if entry.name != "lfs":
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    _begin(git)
+    begin_repository(git)
 
 
 def _read_tree(git: Git) -> tuple[list[RemoteFile], dict[str, Pointer], dict[str, str]]:

@@ -1,20 +1,25 @@
-"""A program of its own that asks a hub through the hub's own package: `hub_child.py JOB`, JOB being JSON.
+"""A program of its own that asks a hub through the hub's own package: `hub_child.py JOB`, JOB being a
+file of JSON.
 
 It runs as a child so that it can be killed at any moment, so that its environment is its own, and so that nothing that
 these packages print, keep or start stays in ours. It imports nothing of ours.
 
-JOB has `hub` (huggingface or modelscope), `endpoint`, `id`, `revision`, and for a fetch `folder` and `names`. The token
-is in INTERNLM_HUB_TOKEN. The last line of the output that begins with MARK holds JSON: `{"files": …, "commit": …}`,
-`{}` after a fetch, or `{"reason": …, "said": …}` with exit code 1.
+JOB has `hub` (huggingface or modelscope), `command`, `endpoint`, `id`, and what the command wants: list and fetch
+`revision`, fetch also `folder` and `names`, compare and push `rows` (name, path and SHA-256 of each file), push also
+`removed` and `message`. The token is in INTERNLM_HUB_TOKEN. The last line of the output that begins with MARK holds the
+answer as JSON, or `{"reason": …, "said": …}` with exit code 1; lines that begin with SENT hold the bytes sent so far.
 """
 
 from __future__ import annotations
 
 import errno
 import glob
+import hashlib
+import io
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,15 +27,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 MARK = "@internlm "
+SENT = "@sent "
+
+Command = Callable[[dict[str, Any], str | None], dict[str, Any]]
+Hub = tuple[dict[str, Command], Callable[[BaseException], str]]
 
 
 def main(job: dict[str, Any]) -> int:
     answer: dict[str, Any]
     code = 0
     try:
-        list_files, fetch, reason_of = _HUBS[job["hub"]]()
+        commands, reason_of = _HUBS[job["hub"]]()
         token = os.environ.get("INTERNLM_HUB_TOKEN") or None
-        answer = fetch(job, token) if "names" in job else list_files(job, token)
+        answer = commands[job["command"]](job, token)
         absent = [name for name in job.get("names", ()) if not (Path(job["folder"]) / name).exists()]
         if absent:
             answer, code = {"reason": "network", "said": f"{', '.join(absent)} did not come"}, 1
@@ -42,8 +51,16 @@ def main(job: dict[str, Any]) -> int:
     return code
 
 
-def _huggingface() -> tuple[Any, ...]:
-    from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token, hf_hub_url
+def _huggingface() -> Hub:
+    from huggingface_hub import (
+        CommitOperationAdd,
+        CommitOperationDelete,
+        HfApi,
+        constants,
+        get_hf_file_metadata,
+        get_token,
+        hf_hub_url,
+    )
     from huggingface_hub import errors as hf
     from huggingface_hub.file_download import http_get
 
@@ -76,6 +93,20 @@ def _huggingface() -> tuple[Any, ...]:
             http_get(found.location, file, resume_size=there, headers=headers, expected_size=found.size)
         partial.replace(Path(job["folder"]) / name)
 
+    def compare(job: dict[str, Any], token: str | None) -> dict[str, Any]:
+        info = HfApi(endpoint=job["endpoint"], token=token).model_info(job["id"], files_metadata=True, timeout=30)
+        there = {one.rfilename: one.lfs.sha256 if one.lfs else one.blob_id for one in info.siblings or ()}
+        changed = [name for name, path, sha256 in job["rows"] if there.get(name) not in (sha256, _blob_id(path))]
+        return {"commit": info.sha or "", "files": list(there), "changed": changed}
+
+    def push(job: dict[str, Any], token: str | None) -> dict[str, Any]:
+        api = HfApi(endpoint=job["endpoint"], token=token)
+        added = [CommitOperationAdd(name, _Counted(path)) for name, path, _ in job["rows"]]
+        removed = [CommitOperationDelete(name) for name in job["removed"]]
+        _Counted.is_sending = True  # until here the files were read for their hashes
+        done = api.create_commit(job["id"], [*added, *removed], commit_message=job["message"], num_threads=2)
+        return {"commit": done.oid}
+
     def reason_of(error: BaseException) -> str:
         status = error.response.status_code if isinstance(error, hf.HfHubHTTPError) else 0
         if isinstance(error, hf.GatedRepoError) or (
@@ -89,10 +120,10 @@ def _huggingface() -> tuple[Any, ...]:
             return "network"
         return "other"
 
-    return list_files, fetch, reason_of
+    return {"list": list_files, "fetch": fetch, "compare": compare, "push": push}, reason_of
 
 
-def _modelscope() -> tuple[Any, ...]:
+def _modelscope() -> Hub:
     from modelscope_hub import HubApi
     from modelscope_hub import errors as ms
 
@@ -121,10 +152,38 @@ def _modelscope() -> tuple[Any, ...]:
         passing = (ms.NetworkError, ms.ServerError, ms.RequestTimeoutError, ms.RateLimitError, ms.FileDownloadError)
         return "network" if isinstance(error, passing) or _is_transport(error) else "other"
 
-    return list_files, fetch, reason_of
+    return {"list": list_files, "fetch": fetch}, reason_of
 
 
-_HUBS: dict[str, Callable[[], tuple[Any, ...]]] = {"huggingface": _huggingface, "modelscope": _modelscope}
+_HUBS: dict[str, Callable[[], Hub]] = {"huggingface": _huggingface, "modelscope": _modelscope}
+
+
+class _Counted(io.BufferedReader):
+    """A file to send, which tells how much has been read of it and its like."""
+
+    is_sending = False
+    sent = 0
+    told_at = 0.0
+
+    def __init__(self, path: str) -> None:
+        super().__init__(io.FileIO(path))
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        block = super().read(-1 if size is None else size)
+        if _Counted.is_sending:
+            _Counted.sent += len(block)
+            if (now := time.monotonic()) - _Counted.told_at > 0.2:
+                _Counted.told_at = now
+                print(f"{SENT}{_Counted.sent}", flush=True)  # noqa: T201
+        return block
+
+
+def _blob_id(path: str) -> str:
+    """git's own hash of a small file; large ones are compared by SHA-256."""
+    size = os.path.getsize(path)
+    if size > 20_000_000:
+        return ""
+    return hashlib.sha1(b"blob %d\0" % size + Path(path).read_bytes()).hexdigest()
 
 
 def _reason(error: Exception, reason_of: Callable[[BaseException], str]) -> str:
@@ -151,4 +210,4 @@ def _said(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(json.loads(sys.argv[1])))
+    sys.exit(main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))

@@ -5,23 +5,17 @@ What is on the disk is what is done: progress is read there, so a resumed fetch 
 
 from __future__ import annotations
 
-import json
-import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from inference.accounts import Account, redact
 from inference.catalogue import Hub, RemoteFile
 from inference.errors import SourceError
-from inference.settings import child_environment
-from inference.sources.child import run
-from inference.sources.hub_child import MARK
+from inference.sources.hub_ask import ask_hub
 from inference.sources.reasons import REASONS, source_error
 from inference.sources.remote import OnBytes, bytes_there, is_there
-
-PROGRAM = Path(__file__).with_name("hub_child.py")
 
 
 class HubRepository:
@@ -41,7 +35,7 @@ class HubRepository:
         install: str,
     ) -> None:
         self.title = f"{title} ({repository})"
-        self._job = {"hub": hub, "endpoint": endpoint, "id": repository, "revision": revision}
+        self._job = {"hub": hub, "endpoint": endpoint, "id": repository, "revision": revision, "command": "list"}
         self._account = account
         self._token_name = token_name
         self._environ = environ
@@ -56,29 +50,19 @@ class HubRepository:
     def fetch(self, files: tuple[RemoteFile, ...], folder: Path, on_bytes: OnBytes, stop: threading.Event) -> None:
         missing = [file for file in files if not is_there(file, folder)]
         if missing:
-            job = {**self._job, "folder": str(folder), "names": [file.name for file in missing]}
+            job = {**self._job, "command": "fetch", "folder": str(folder), "names": [file.name for file in missing]}
             self._ask(job, stop, lambda: on_bytes(bytes_there(files, folder) + _unfinished_bytes(folder)))
 
-    def _ask(self, job: dict[str, Any], stop: threading.Event, on_tick: Any = None) -> dict[str, Any]:
-        answers: list[str] = []
-        token = self._account.token
-
-        def keep(line: str) -> None:
-            if line.startswith(MARK):
-                answers.append(line.removeprefix(MARK))
-
-        environ = child_environment(**self._environ, INTERNLM_HUB_TOKEN=token.value if token else "")
-        argv = [sys.executable, "-P", str(PROGRAM), json.dumps(job)]
-        code = run(argv, environ, keep, stop, on_tick=on_tick)
-        answer = (
-            json.loads(answers[-1]) if answers else {"reason": "other", "said": f"its child ended with code {code}"}
-        )
+    def _ask(
+        self, job: dict[str, Any], stop: threading.Event, on_tick: Callable[[], None] | None = None
+    ) -> dict[str, Any]:
+        answer = ask_hub(job, self._environ, self._account, stop, on_tick=on_tick)
         if "reason" not in answer:
-            return dict(answer)
-        said = redact(str(answer["said"]), [token])
+            return answer
+        said = redact(str(answer["said"]), [self._account.token])
         if answer["reason"] == "package":
             raise SourceError(f"{self.title} needs a Python package that is not installed ({said}). {self._install}")
-        reason = answer["reason"] if answer["reason"] in REASONS else "other"
+        reason = next((one for one in REASONS if one == answer["reason"]), "other")
         raise source_error(reason, said, where=self.title, revision=self._job["revision"], token_name=self._token_name)
 
 

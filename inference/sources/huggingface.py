@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from inference.accounts import Hubs
 from inference.errors import SourceError
+from inference.sources.hub_ask import HUGGINGFACE_ENVIRON
 from inference.sources.hub_repository import HubRepository
 
 
@@ -22,11 +23,6 @@ def huggingface_repository(repository: str, revision: str, hubs: Hubs) -> HubRep
         endpoint=hubs.huggingface_url,
         account=hubs.huggingface,
         token_name="HF_TOKEN",
-        environ={
-            "HF_ENDPOINT": hubs.huggingface_url,
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-        },
+        environ={**HUGGINGFACE_ENVIRON, "HF_ENDPOINT": hubs.huggingface_url},
         install="Install it: python -m pip install huggingface_hub",
     )
