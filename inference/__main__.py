@@ -34,7 +34,7 @@ EXAMPLES = """examples:
   python -m inference convert /path/to/internlm2-chat-7b /path/to/internlm2-chat-7b-llama
   python -m inference convert /path/to/my-finetune /path/to/my-finetune.gguf --gguf Q8_0
   python -m inference verify /path/to/internlm2-chat-7b-llama
-  OPENXLAB_USERNAME=me OPENXLAB_TOKEN_FILE=token.txt python -m inference publish /path/to/my-finetune --to openxlab:me/it
+  python -m inference publish /path/to/my-finetune --to openxlab:me/my-finetune
   python -m inference serve --model /path/to/internlm2-chat-1_8b.gguf
   python -m inference serve --dry-run --model internlm2-chat-7b --engine tgi-container --gpu A10
 

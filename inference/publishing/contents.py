@@ -63,7 +63,7 @@ def read_contents(folder: Path, secrets: Iterable[Secret]) -> Contents:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
-    """All files, by their paths with `/`; links to files are followed (a hub's cache has them), links to folders not."""
+    """All files, by their paths with `/`; links to files are followed (hubs have them), links to folders not."""
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(one for one in folders if not one.startswith(".") and one not in _CACHES)
         for name in sorted(names):

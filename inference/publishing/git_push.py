@@ -53,7 +53,10 @@ class GitPush:
         self._token_name = token_name
 
     def plan(self) -> tuple[Change, Send]:
-        """Compares the folder with the repository, and how to send the change. Raises UploadError, or ConnectionLost when it may help to repeat."""
+        """Compares the folder with the repository; returns the change, and how to send it.
+
+        Raises UploadError, DiskFull or Cancelled, and ConnectionLost when it may help to repeat.
+        """
         try:
             begin_repository(self._git)
             branch, base = self._remote_state()
@@ -121,7 +124,7 @@ class GitPush:
         return made
 
     def _pointers(self, index: dict[str, str]) -> dict[str, Pointer]:
-        """Which files LFS takes, as git itself reads .gitattributes. Raises UploadError for a large one that it does not."""
+        """The files that LFS takes, as git reads .gitattributes. Raises UploadError when it leaves a large one."""
         files = self._contents.files
         asked = "\0".join(files).encode() + b"\0"
         answer = self._git.local("check-attr", "--cached", "-z", "--stdin", "filter", given=asked, environ=index)

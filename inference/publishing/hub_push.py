@@ -52,7 +52,10 @@ class HubPush:
         self._name = name
 
     def plan(self) -> tuple[Change, Send]:
-        """Compares the folder with the repository, and how to send the change. Raises UploadError, or ConnectionLost when it may help to repeat."""
+        """Compares the folder with the repository; returns the change, and how to send it.
+
+        Raises UploadError, DiskFull or Cancelled, and ConnectionLost when it may help to repeat.
+        """
         answer = self._ask("compare", [])
         remote = set(answer["files"])
         made = self._made_files(remote)

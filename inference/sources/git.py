@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from inference import guard
 from inference.accounts import redact
 from inference.errors import SourceError
 from inference.settings import child_environment
@@ -105,10 +104,9 @@ class Git:
 
     def local(self, *arguments: str, given: bytes = b"", environ: Mapping[str, str] | None = None) -> bytes:
         """Run a command that touches only this machine; returns its output. Raises GitFailed."""
-        argv = guard.command(signal.SIGTERM, [*self._command(), *arguments])
         try:
             done = subprocess.run(
-                argv,
+                [*self._command(), *arguments],
                 cwd=self.folder,
                 input=given,
                 capture_output=True,

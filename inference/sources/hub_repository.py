@@ -14,7 +14,7 @@ from inference.accounts import Account, redact
 from inference.catalogue import Hub, RemoteFile
 from inference.errors import SourceError
 from inference.sources.hub_ask import ask_hub
-from inference.sources.reasons import REASONS, source_error
+from inference.sources.reasons import REASONS, Reason, source_error
 from inference.sources.remote import OnBytes, bytes_there, is_there
 
 
@@ -62,7 +62,7 @@ class HubRepository:
         said = redact(str(answer["said"]), [self._account.token])
         if answer["reason"] == "package":
             raise SourceError(f"{self.title} needs a Python package that is not installed ({said}). {self._install}")
-        reason = next((one for one in REASONS if one == answer["reason"]), "other")
+        reason: Reason = next((one for one in REASONS if one == answer["reason"]), "other")
         raise source_error(reason, said, where=self.title, revision=self._job["revision"], token_name=self._token_name)
 
 

@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class GitHost:
         self.asked: list[Asked] = []
         self.faults = Faults()
         self.cut_uploads = 0  # that many uploads are cut
+        self.pause_uploads_s = 0.0  # before each upload is taken
         self.fail_next = 0  # that many answers are 503
         self.spoilt: set[str] = set()  # objects whose first byte comes wrong
         self.redirect_lfs_to = ""  # another host for the objects, which wants to be signed in too
@@ -209,6 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _object(self, host: GitHost, asked: Asked, oid: str, body: bytes) -> None:
         if self.command == "PUT":
+            time.sleep(host.pause_uploads_s)
             if hashlib.sha256(body).hexdigest() != oid:
                 self._answer(422, b'{"message": "another object"}')
                 return

@@ -2,11 +2,13 @@
 
 Hugging Face: `/api/models/ID[/revision/REV|/tree/REV]`, `/ID/resolve/REV/FILE` with the LFS headers `X-Linked-Etag` and
 `X-Linked-Size` (https://huggingface.co/docs/hub/api). ModelScope: `/api/v1/models/ID/repo/files` and
-`/api/v1/models/ID/repo?FilePath=`, as `modelscope_hub` 0.5 asks them.
+`/api/v1/models/ID/repo?FilePath=`, as `modelscope_hub` 0.5 asks them. Publishing to Hugging Face: `preupload`, LFS's
+batch API with `PUT`, and `commit` in lines of JSON, as `huggingface_hub` 2.4 asks them.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -47,6 +49,9 @@ class ModelHub:
         self.spoilt: set[str] = set()  # files whose first byte comes wrong, with the right promises
         self.files_at = ""  # another address, to which requests for large files of Hugging Face are sent
         self.asked: list[Asked] = []
+        self.objects: dict[str, bytes] = {}  # of LFS, by their SHA-256
+        self.commits: list[str] = []
+        self.cut_uploads = 0  # that many uploads are cut
 
     def downloaded_bytes(self) -> int:
         return sum(asked.sent for asked in self.asked)
@@ -79,14 +84,28 @@ class _Handler(BaseHTTPRequestHandler):
         asked = Asked(self.command, unquote(self.path), token, self.headers.get("Range", ""))
         hub.asked.append(asked)
         with suppress(ConnectionError):
+            if self.command == "PUT" and hub.cut_uploads:
+                hub.cut_uploads -= 1
+                self.rfile.read(1000)
+                return
+            self.body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
             if hub.fail_next:
                 hub.fail_next -= 1
                 self._json(503, {"error": "busy"})
+            elif self.command == "PUT":
+                self._put(hub, parts.path.rpartition("/")[2])
             elif hub.token is not None and hub.token not in (token, self._cookie()):
                 self._json(401, {"error": "Invalid credentials", "Code": 401, "Message": "not signed in"})
             elif parts.path.startswith("/api/v1/models/"):
                 query = {name: values[0] for name, values in parse_qs(parts.query).items()}
                 self._modelscope(hub, asked, unquote(parts.path).removeprefix("/api/v1/models/"), query)
+            elif self.command == "POST" and parts.path.endswith("/objects/batch"):
+                self._batch(hub)
+            elif self.command == "POST" and "/preupload/" in parts.path:
+                files = json.loads(self.body)["files"]
+                self._json(200, {"files": [_upload_mode(one) for one in files]})
+            elif self.command == "POST" and "/commit/" in parts.path:
+                self._commit(hub, unquote(parts.path).removeprefix("/api/models/").partition("/commit/")[0])
             elif parts.path.startswith("/api/models/"):
                 self._huggingface_api(hub, unquote(parts.path).removeprefix("/api/models/").split("/"))
             elif "/resolve/" in parts.path:
@@ -96,6 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
     do_POST = do_GET
+    do_PUT = do_GET
 
     def _cookie(self) -> str:
         for part in self.headers.get("Cookie", "").split(";"):
@@ -133,6 +153,37 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             send_content(self, self._spoilt(hub, file, content), hub.faults, asked.count, headers)
 
+    def _put(self, hub: ModelHub, oid: str) -> None:
+        if hashlib.sha256(self.body).hexdigest() != oid:
+            self._json(400, {"error": "another object"})
+            return
+        hub.objects[oid] = self.body
+        self._json(200, {}, {"ETag": '"1"'})
+
+    def _batch(self, hub: ModelHub) -> None:
+        answered = []
+        for one in json.loads(self.body)["objects"]:
+            href = f"{hub.url}/lfs/{one['oid']}"
+            actions = {} if one["oid"] in hub.objects else {"actions": {"upload": {"href": href, "header": {}}}}
+            answered.append({"oid": one["oid"], "size": one["size"], **actions})
+        self._json(200, {"transfer": "basic", "objects": answered})
+
+    def _commit(self, hub: ModelHub, name: str) -> None:
+        files = hub.repositories[name]
+        for line in self.body.splitlines():
+            entry = json.loads(line)
+            value = entry["value"]
+            match entry["key"]:
+                case "file":
+                    files[value["path"]] = base64.b64decode(value["content"])
+                case "lfsFile":
+                    files[value["path"]] = hub.objects[value["oid"]]
+                case "deletedFile":
+                    del files[value["path"]]
+                case "header":
+                    hub.commits.append(value["summary"])
+        self._json(200, {"commitUrl": f"{hub.url}/{name}/commit/{COMMIT}", "commitOid": COMMIT, "hookOutput": ""})
+
     def _modelscope(self, hub: ModelHub, asked: Asked, path: str, query: dict[str, str]) -> None:
         name, _, what = path.partition("/repo")
         files = hub.repositories.get(name)
@@ -162,6 +213,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+def _upload_mode(file: dict[str, Any]) -> dict[str, Any]:
+    mode = "lfs" if file["size"] >= LFS_FROM_BYTES else "regular"
+    return {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
 
 
 def _blob(content: bytes) -> str:

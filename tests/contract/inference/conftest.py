@@ -14,6 +14,7 @@ from inference.accounts import Account, Secret
 from inference.settings import Settings
 from inference.status import Progress
 from tests.fakes.git_host import GitHost, git_host
+from tests.internlm2_models import Form, write_model
 
 
 class Reports(list[Progress]):
@@ -75,3 +76,11 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def weights() -> bytes:
     return os.urandom(3_000_000)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A small whole model in InternLM2's layout: three shards with an index, as fine-tuners save them."""
+    folder = tmp_path / "my-finetune"
+    write_model(folder, Form(shards=3, heads=16, kv_heads=4))
+    return folder
