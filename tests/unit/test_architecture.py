@@ -67,13 +67,14 @@ RULES: list[tuple[str, tuple[str, ...], set[str], tuple[str, ...]]] = [
         ("inference/containers.py", "inference/docker_engine.py"),
     ),
     (
-        "only settings, command lines, app.py, inference/engines and webui/main.py's quieting touch the environment",
+        "only settings, command lines, app.py, engines, the hubs' child and webui/main.py touch the environment",
         ("",),
         {"os.environ", "os.getenv", "os.putenv"},
         (
             *(f"{package}/{name}.py" for package in PACKAGES for name in ("settings", "__main__")),
             "app.py",
             "inference/engines/",
+            "inference/sources/hub_child.py",
             "webui/main.py",
         ),
     ),
@@ -82,6 +83,12 @@ RULES: list[tuple[str, tuple[str, ...], set[str], tuple[str, ...]]] = [
         ("",),
         PROCESSES | {"subprocess", "multiprocessing", "os.system", "os.popen", "os.posix_spawn", "asyncio.subprocess"},
         ("inference/processes.py", "inference/guard.py", "inference/cards.py", "inference/sources/"),
+    ),
+    (
+        "only the hubs' child imports the hubs' packages",
+        ("inference/",),
+        {"huggingface_hub", "modelscope_hub", "modelscope"},
+        ("inference/sources/hub_child.py",),
     ),
     ("routes do not reach past store and turn", ("gateway/routes/",), {"gateway.upstream", "gateway.database"}, ()),
     ("pure modules of the gateway know no web framework", PURE, {"fastapi", "starlette", "asyncio", "uvicorn"}, ()),

@@ -31,7 +31,6 @@ def test_list_marks_the_chosen_model(capsys, monkeypatch):
     [
         (["prepare", "--model", "nothing"], 3, "There is no model named 'nothing'"),
         (["prepare", "--model", "/nothing.gguf"], 3, "There is no model file /nothing.gguf"),
-        (["prepare", "--model", "internlm2-chat-7b"], 4, "cannot fetch internlm2-chat-7b yet"),
         (["serve", "--engine", "vllm"], 2, "engine 'vllm' is not there"),
         (["serve", "--engine", "lmdeploy"], 7, "is a GGUF file, which only llamacpp reads"),
         (["serve", "--gpu", "A10"], 2, "Add --dry-run"),
