@@ -257,6 +257,7 @@ async def _run_engine(plan: LaunchPlan, settings: Settings, machine: Machine, re
     with inference.socket_folder(settings.runtime_dirs) as folder:
         engine = inference.make_engine(plan, settings, machine, folder)
         model, form = plan.model, plan.form
+        await inference.run_prestart(settings, report)
         path = await asyncio.to_thread(inference.prepare, model, settings, report, form=form, cancelled=cancelled)
         key_file = folder / "key"
         key_file.write_text(engine.api_key, encoding="ascii")
