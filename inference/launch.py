@@ -45,6 +45,8 @@ def make_supervisor(engine: AnyEngine, settings: Settings, report: Report) -> Su
     timing = Timing(
         start_timeout_s=settings.start_timeout_s,
         stop_timeout_s=settings.stop_timeout_s,
+        watch_pause_s=min(10.0, settings.hang_timeout_s / 4),
+        alive_timeout_s=min(30.0, settings.hang_timeout_s / 2),
         hang_timeout_s=settings.hang_timeout_s,
     )
     mark = owner_mark(settings.data_dir)

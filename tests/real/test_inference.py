@@ -228,3 +228,16 @@ def test_a_machine_without_memory_is_told_what_to_change(model_file, serve):
     assert served.process.returncode == 8
     assert "not enough memory" in said
     assert "INFERENCE_SLOTS" in said
+
+
+def test_an_engine_that_hangs_after_it_was_ready_is_started_again(model_file, serve):
+    with serve(INFERENCE_HANG_TIMEOUT_S=2) as served:
+        served.wait_for("ready")
+        first = served.child
+        os.kill(first, signal.SIGSTOP)
+        served.wait_for("restarting")
+        assert "The engine hangs: it has not answered for" in served.status["message"]
+        served.wait_for("ready")
+        assert served.child != first
+        answer, _ = served.ask({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1})
+        assert answer.status == 200
