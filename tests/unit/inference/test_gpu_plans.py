@@ -5,6 +5,7 @@ They stand in docs/models.md, "What fits where".
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -210,3 +211,10 @@ def test_the_list_says_where_each_model_would_run(settings):
     text = list_table(MODELS.values(), replace(settings, model="internlm2-chat-7b"), machine("A10"))
     assert re.search(r"^\* +internlm2-chat-7b .* tgi ", text, re.MULTILINE)
     assert re.search(r"^ +smollm2-135m-instruct .* llamacpp ", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("model", "card"), [(SEVEN, "A10"), (TWENTY, "A100-40")])
+def test_the_plans_in_models_md_are_as_printed(settings, model, card):
+    document = (Path(__file__).resolve().parents[3] / "docs" / "models.md").read_text()
+    printed = plan_table(model, settings, machine(card)), plan_text(make_plan(model, settings, machine(card)))
+    assert "\n\n".join(printed) in document
