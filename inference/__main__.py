@@ -60,6 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     except InferenceError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # `… | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return Cancelled.exit_code

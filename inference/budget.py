@@ -71,7 +71,12 @@ def precision(quantize: str) -> str:
 
 
 def weight_bytes(model: Model, shape: Shape, quantize: str) -> int:
-    """Of all cards together. Embedding and head stay in 16 bits; fp8 spares only the MLPs of the middle layers."""
+    """Of all cards together. Embedding and head stay in 16 bits; fp8 spares only the MLPs of the middle layers.
+
+    Files that were quantized beforehand are taken as they are.
+    """
+    if model.size_bytes < 1.5 * shape.parameters:
+        return model.size_bytes
     saved = {
         "eetq": shape.layers * shape.layer_parameters,
         "fp8": (shape.layers - 2) * shape.mlp_parameters,

@@ -60,7 +60,7 @@ def _shape(model: Model) -> Shape:
 
 
 def _check_wish(engine: GpuEngine, shape: Shape, settings: Settings, cards: Sequence[Card]) -> None:
-    known = {"tgi": [one for one in QUANTIZATIONS if one != "awq"], "lmdeploy": ["none", "awq"]}[engine]
+    known = [one for one in QUANTIZATIONS if one != "awq"] if engine == "tgi" else ["none"]
     if settings.quantize not in ("auto", *known):
         raise SettingsError(
             f"INFERENCE_QUANTIZE is {settings.quantize}, but {engine} has auto, {', '.join(known)}. "

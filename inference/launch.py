@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from inference.child import Runner
@@ -56,7 +57,8 @@ def make_supervisor(engine: AnyEngine, settings: Settings, report: Report) -> Su
         report,
         ChildLog(settings.data_dir / "logs" / "inference.log"),
         timing=timing,
-        claim=claimed(settings.data_dir, lambda: _tidy(mark)),
+        claim=claimed(settings.data_dir),
+        tidy=partial(_tidy, mark),
     )
 
 

@@ -281,14 +281,12 @@ def test_a_data_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "data").write_text("a file where a folder should be")
     with (
         pytest.raises(StartFailed, match=r"cannot be written: .*Set DATA_DIR"),
-        claimed(tmp_path / "data", lambda: None),
+        claimed(tmp_path / "data"),
     ):
         pass
 
 
 def test_the_lock_ends_with_its_holder(tmp_path):
-    tidied = []
     for _ in range(2):
-        with claimed(tmp_path, lambda: tidied.append(1)):
+        with claimed(tmp_path), pytest.raises(StartFailed, match="Another process"), claimed(tmp_path):
             pass
-    assert tidied == [1, 1]

@@ -183,7 +183,13 @@ def test_an_engine_that_is_asked_for_and_not_there_says_why(settings, engine, ch
         make_plan(SEVEN, replace(settings, engine=engine), replace(machine("A10"), **changes))
 
 
-@pytest.mark.parametrize(("engine", "wish"), [("tgi", "awq"), ("lmdeploy", "eetq"), ("tgi", "int3")])
+def test_files_that_were_quantized_beforehand_are_counted_as_they_are(settings):
+    small = replace(TWENTY, layout="llama", size_bytes=11 * GIB)
+    gpu = make_plan(small, replace(settings, engine="lmdeploy"), machine("A10")).gpu
+    assert (gpu.quantize, gpu.budget.weight_bytes) == ("none", 11 * GIB)
+
+
+@pytest.mark.parametrize(("engine", "wish"), [("tgi", "awq"), ("lmdeploy", "awq"), ("lmdeploy", "eetq"), ("tgi", "x")])
 def test_a_precision_that_the_engine_lacks_is_refused(settings, engine, wish):
     with pytest.raises(SettingsError, match=f"INFERENCE_QUANTIZE is {wish}, but {engine} has auto, none"):
         make_plan(SEVEN, replace(settings, engine=engine, quantize=wish), machine("A10"))
@@ -191,7 +197,7 @@ def test_a_precision_that_the_engine_lacks_is_refused(settings, engine, wish):
 
 def test_the_table_shows_what_fits_and_by_how_much_the_rest_does_not(settings):
     rows = plan_table(TWENTY, settings, machine("A100-40")).splitlines()
-    assert [row.split()[-1] for row in rows[1:]] == ["short", "yes", "yes", "short", "yes"]
+    assert [row.split()[-1] for row in rows[1:]] == ["short", "yes", "yes", "short", "yes", "yes"]
     assert "no, 3.4 GiB short" in rows[1]
     assert plan_table(TWENTY, settings, machine()) == ""
 
