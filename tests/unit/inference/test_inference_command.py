@@ -7,6 +7,7 @@ import pytest
 
 from inference import errors
 from inference.__main__ import ROOT, main
+from tests.internlm2_models import Form, write_model
 
 pytestmark = pytest.mark.unit
 
@@ -31,6 +32,8 @@ def test_list_marks_the_chosen_model(capsys, monkeypatch):
         (["prepare", "--model", "nothing"], 3, "There is no model named 'nothing'"),
         (["prepare", "--model", "/nothing.gguf"], 3, "There is no model file /nothing.gguf"),
         (["prepare", "--model", "internlm2-chat-7b"], 4, "cannot fetch internlm2-chat-7b yet"),
+        (["convert", "/nothing", "/elsewhere"], 11, "/nothing is no folder"),
+        (["convert", "/nothing", "/elsewhere", "--gguf", "F16"], 5, "/nothing/config.json is missing"),
         (["serve", "--engine", "tgi"], 2, "engine 'tgi' is not there"),
     ],
 )
@@ -55,6 +58,25 @@ def test_every_error_has_its_own_exit_code_and_is_in_the_table():
         assert any(kind.__name__ in line and f" {kind.exit_code} " in line for line in errors.__doc__.splitlines()), (
             kind.__name__
         )
+
+
+def test_convert_and_verify_take_folders_and_say_what_is_wrong(tmp_path, capsys):
+    source, target = tmp_path / "source", tmp_path / "target"
+    write_model(source, Form())
+    assert main(["convert", str(source), str(target)]) == 0
+    assert capsys.readouterr().out == f"{target}\n"
+    assert main(["verify", str(target)]) == 0
+    assert capsys.readouterr().out == f"{target}: nothing is wrong\n"
+    assert main(["verify", str(source)]) == 0
+    assert "nothing is wrong but what is noted above" in capsys.readouterr().out
+    assert main(["convert", str(source), str(tmp_path), "--gguf", "Q8_0"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'source-Q8_0.gguf'}\n"
+    (target / "generation_config.json").write_text('{"eos_token_id": 2}')
+    (target / "model.safetensors").write_bytes(b"")
+    assert main(["verify", str(target)]) == 5
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith(f"error: {target}/") for line in lines)
+    assert lines[0] == f"error: {target}/model.safetensors: is empty. Fetch or copy it again. [tgi, lmdeploy, llamacpp]"
 
 
 def test_help_has_examples_and_exit_codes():
