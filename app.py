@@ -287,6 +287,7 @@ async def _run_model(
     """Prepares the model and keeps its engine running. When that fails the page stays, and says why."""
     model, form = engine.plan.model, engine.plan.form
     try:
+        await inference.run_prestart(settings, report)
         path = await asyncio.to_thread(inference.prepare, model, settings, report, form=form, cancelled=cancelled)
         supervisor = inference.make_supervisor(engine.serving(path), settings, report)
         announcing = asyncio.create_task(_announce(supervisor, url, settings.data_dir))

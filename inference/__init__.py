@@ -8,6 +8,7 @@
     status = StatusFile(settings.data_dir / "status.json", model.name)  # a Report; also model_text(model) for the UI
     with socket_folder(settings.runtime_dirs) as folder:
         engine = make_engine(plan, settings, machine, folder)  # engine.endpoint, engine.api_key: known now
+        await run_prestart(settings, status)
         path = await asyncio.to_thread(prepare, model, settings, status, form=plan.form, cancelled=stop_event)
         supervisor = make_supervisor(engine.serving(path), settings, status)
         await supervisor.run()  # until supervisor.stop(); supervisor.wait_ready() for the others
@@ -22,6 +23,7 @@ from inference.launch import AnyEngine, make_engine, make_supervisor
 from inference.machine import Machine, this_machine
 from inference.plan import LaunchPlan, make_plan
 from inference.prepare import prepare
+from inference.prestart import run_prestart
 from inference.progress import ProgressLine
 from inference.settings import Settings
 from inference.sockets import socket_folder
@@ -48,6 +50,7 @@ __all__ = [
     "make_supervisor",
     "model_text",
     "prepare",
+    "run_prestart",
     "socket_folder",
     "this_machine",
 ]

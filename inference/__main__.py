@@ -17,7 +17,7 @@ import inference
 from inference import InferenceError, LaunchPlan, Machine, Model, Progress, Report, Settings
 from inference.accounts import Secret
 from inference.cards import wanted_card
-from inference.dry_run import dry_run_text
+from inference.dry_run import dry_run_text, expected_path
 from inference.errors import Cancelled, SettingsError, VerifyError
 from inference.machine import DockerState
 from inference.plan import ENGINES
@@ -244,7 +244,7 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
 def _dry_run(plan: LaunchPlan, settings: Settings, machine: Machine) -> int:
     engine = inference.make_engine(plan, settings, machine, settings.runtime_dirs[0] / "inference-PID")
     print(f"# {plan.reason}")
-    print(dry_run_text(engine.serving(settings.models_dir / plan.model.name), os.environ))
+    print(dry_run_text(engine.serving(expected_path(plan, settings.models_dir)), os.environ))
     return 0
 
 
@@ -257,6 +257,7 @@ async def _run_engine(plan: LaunchPlan, settings: Settings, machine: Machine, re
     with inference.socket_folder(settings.runtime_dirs) as folder:
         engine = inference.make_engine(plan, settings, machine, folder)
         model, form = plan.model, plan.form
+        await inference.run_prestart(settings, report)
         path = await asyncio.to_thread(inference.prepare, model, settings, report, form=form, cancelled=cancelled)
         key_file = folder / "key"
         key_file.write_text(engine.api_key, encoding="ascii")

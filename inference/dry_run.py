@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
+from inference.catalogue import FileSource, FolderSource, HubSource, WheelSource
 from inference.engines.tgi_container import TgiContainer
 from inference.launch import AnyEngine
+from inference.plan import LaunchPlan
 
 HIDDEN = "***"
+
+
+def expected_path(plan: LaunchPlan, models_dir: Path) -> Path:
+    """Where the model will be once it is prepared, see `job.py`; nothing has to be there yet."""
+    model, folder = plan.model, models_dir / f"{plan.model.name}-{plan.form}"
+    if plan.form == "llama":
+        own = [source.path for source in model.sources if isinstance(source, FolderSource)]
+        return own[0] if own and model.layout == "llama" else folder
+    for source in model.gguf_sources:
+        match source:
+            case FileSource():
+                return source.path
+            case WheelSource():
+                return models_dir / model.name / source.file_name
+            case HubSource():
+                return folder / source.files[0].name
+    return folder / f"{model.name}.gguf"
 
 
 def dry_run_text(engine: AnyEngine, environ: Mapping[str, str]) -> str:

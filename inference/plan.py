@@ -129,7 +129,7 @@ def _plan_for(
 def _plan_on_cpu(model: Model, settings: Settings, machine: Machine, reason: str) -> LaunchPlan:
     _check_context(model, settings)
     context, slots = _context_and_slots(model, settings, machine)
-    weights, kv = model.gguf_bytes, model.kv_bytes_per_token or 0
+    weights, kv = _gguf_bytes(model, settings), model.kv_bytes_per_token or 0
     needed = weights + kv * context * slots + ENGINE_BYTES
     if needed > machine.memory_bytes:
         raise DoesNotFit(
@@ -147,7 +147,7 @@ def _plan_on_cpu(model: Model, settings: Settings, machine: Machine, reason: str
         slots=slots,
         memory_bytes=needed + cache,
         disk_bytes=weights,
-        disk_peak_bytes=_peak_bytes(model),
+        disk_peak_bytes=_peak_bytes(model, weights),
         arithmetic=(
             f"weights                  {gibibytes(weights):>10}",
             f"context                + {gibibytes(kv * context * slots):>10}  "
@@ -161,12 +161,20 @@ def _plan_on_cpu(model: Model, settings: Settings, machine: Machine, reason: str
     )
 
 
-def _peak_bytes(model: Model) -> int:
+def _gguf_bytes(model: Model, settings: Settings) -> int:
+    """Of the file that is there ready-made, or of the one that will be made: two bytes a weight, or Q8_0's."""
+    is_made = model.layout != "gguf" and not model.gguf_sources
+    if is_made and model.shape is not None and settings.gguf_type in ("F16", "BF16"):
+        return 2 * model.shape.parameters
+    return model.gguf_bytes
+
+
+def _peak_bytes(model: Model, gguf_bytes: int) -> int:
     """A wheel lies beside what is taken out of it, an original beside the GGUF file that is made from it."""
     if model.layout == "gguf" or model.gguf_sources:
         wheels = [source.wheel_bytes for source in model.sources if isinstance(source, WheelSource)]
-        return model.gguf_bytes + 2 * sum(wheels)
-    return model.size_bytes + model.gguf_bytes
+        return gguf_bytes + 2 * sum(wheels)
+    return model.size_bytes + gguf_bytes
 
 
 def _context_and_slots(model: Model, settings: Settings, machine: Machine) -> tuple[int, int]:
@@ -174,7 +182,7 @@ def _context_and_slots(model: Model, settings: Settings, machine: Machine) -> tu
     trained = model.context_tokens or DEFAULT_CONTEXT_TOKENS
     contexts = [settings.context_tokens] if settings.context_tokens else [DEFAULT_CONTEXT_TOKENS, LEAST_CONTEXT_TOKENS]
     slots = [settings.slots] if settings.slots else [DEFAULT_SLOTS, 2, 1]
-    room = machine.memory_bytes - model.gguf_bytes - ENGINE_BYTES
+    room = machine.memory_bytes - _gguf_bytes(model, settings) - ENGINE_BYTES
     choices = [(min(context, trained), count) for context in contexts for count in slots]
     fitting = (choice for choice in choices if (model.kv_bytes_per_token or 0) * choice[0] * choice[1] <= room)
     return next(fitting, choices[-1])

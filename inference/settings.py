@@ -28,7 +28,7 @@ class Settings:
     `slots` conversations are answered at the same time (None: what the machine can take). `threads` None means: all
     usable cores but one. `models_file` is a catalogue of the person's own. `quantize` is "auto", "none" or an engine's
     word, `gpus` the number of cards that share the model. An engine that was ready and does not answer for
-    `hang_timeout_s` is started again.
+    `hang_timeout_s` is started again. `prestart` is a shell command that runs before anything else.
     `runtime_dirs` are the places to try for the engine's socket, whose path must stay short.
     `sources` are where a model is looked for, in this order: their names, or addresses of git repositories.
     `download_attempts` in a row may fail without having brought anything. `keep_original`: the files that a model was
@@ -50,6 +50,7 @@ class Settings:
     quantize: str = "auto"
     gpus: int = 1
     tgi_image: str = DEFAULT_TGI_IMAGE
+    prestart: str = ""
     runtime_dirs: tuple[Path, ...] = (Path("/tmp"),)
     sources: tuple[str, ...] = DEFAULT_SOURCES
     hubs: Hubs = field(default_factory=Hubs)
@@ -79,6 +80,7 @@ class Settings:
             models_file=read.file("INFERENCE_MODELS_FILE", root),
             quantize=read.text("INFERENCE_QUANTIZE", "auto"),
             gpus=read.whole("INFERENCE_GPUS", 1, least=1, most=16),
+            prestart=read.text("INFERENCE_PRESTART", ""),
             tgi_image=read.text("INFERENCE_TGI_IMAGE", DEFAULT_TGI_IMAGE),
             runtime_dirs=_runtime_dirs(environ),
             sources=read_sources("INFERENCE_SOURCES", environ.get("INFERENCE_SOURCES", "")),

@@ -16,14 +16,13 @@ _PREPARE = "Prepare it again: python -m inference prepare."
 
 
 def explain_tgi(tail: Sequence[str], returncode: int, plan: LaunchPlan) -> str:
+    if returncode in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        needs = _needs(plan)
+        return f"Text Generation Inference was killed from outside, most likely because the memory ran out. {needs}"
     text = " ".join(" ".join(tail).split())  # its Python logs are wrapped at 80 columns
     for pattern, sentence in _CAUSES:
         if match := re.search(pattern, text):
             return sentence.format(*match.groups(), needs=_needs(plan))
-    if returncode in (-signal.SIGKILL, 128 + signal.SIGKILL):
-        return (
-            f"Text Generation Inference was killed from outside, most likely because the memory ran out. {_needs(plan)}"
-        )
     errors = [line for line in tail if "ERROR" in line or line.startswith("Error: ")]
     last = " / ".join(line.strip() for line in (errors or list(tail))[-3:]) or "it said nothing"
     return f"Text Generation Inference ended with code {returncode}. Its last lines: {last}"

@@ -42,6 +42,10 @@ if "fails_at_once" in doing or ("fails_later" in doing and life > 1):
     sys.exit(7)
 if "ignores_sigterm" in doing:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if "wants_two_interrupts" in doing:
+    interrupts = []
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, lambda *_: interrupts.append(1) or (len(interrupts) > 1 and os._exit(0)))
 if "has_a_child" in doing:
     other = subprocess.Popen([sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"])
     open(os.path.join(folder, "grandchild"), "w").write(str(other.pid))
@@ -290,6 +294,22 @@ def test_a_child_that_ignores_sigterm_is_killed_with_its_children(world):
             assert 0.4 < time.monotonic() - begun < 3
             grandchild = int((one.engine.folder / "grandchild").read_text())
             await until(lambda: not is_running(grandchild))
+
+    run(work())
+    assert not any(map(is_alive, one.engine.pids))
+
+
+def test_each_stop_signal_of_the_engine_has_its_share_of_the_time(world):
+    """As LMDeploy wants it: a request that it may ignore, then two interrupts."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGINT)
+    one = world("wants_two_interrupts", replace(QUICK, stop_timeout_s=6), stop_signals=numbers)
+
+    async def work():
+        async with one.running():
+            await one.supervisor.wait_ready()
+            begun = time.monotonic()
+            await one.supervisor.stop()
+            assert 3.5 < time.monotonic() - begun < 5.9  # ended by the third signal, not by SIGKILL after 6 s
 
     run(work())
     assert not any(map(is_alive, one.engine.pids))

@@ -79,10 +79,16 @@ RULES: list[tuple[str, tuple[str, ...], set[str], tuple[str, ...]]] = [
         ),
     ),
     (
-        "only the engine's processes, their guard, the look for cards and the sources start processes",
+        "only the engine's processes, their guard, the look for cards, the hook and the sources start processes",
         ("",),
         PROCESSES | {"subprocess", "multiprocessing", "os.system", "os.popen", "os.posix_spawn", "asyncio.subprocess"},
-        ("inference/processes.py", "inference/guard.py", "inference/cards.py", "inference/sources/"),
+        (
+            "inference/processes.py",
+            "inference/guard.py",
+            "inference/cards.py",
+            "inference/prestart.py",
+            "inference/sources/",
+        ),
     ),
     (
         "only the hubs' child imports the hubs' packages",
