@@ -148,9 +148,10 @@ class _Work:
         """Remove what an earlier run left: files under way, and weights that are not of this conversion."""
         for path in self._target.glob(".*.partial"):
             path.unlink()
-        for name in before.names - {one.name for one in self._finished}:
-            (self._target / name).unlink(missing_ok=True)
         kept = {one.name for one in self._finished}
+        small = {one.name for one in self._small}
+        for name in (before.names | set(before.small)) - kept - small:
+            (self._target / name).unlink(missing_ok=True)
         strays = [path.name for path in self._target.glob("*.safetensors") if path.name not in kept | planned.keys()]
         if strays:
             raise ConvertError(
@@ -210,17 +211,20 @@ class _Work:
         self._report(Progress("convert", self._done, self._total, self._message))
 
     def _write_record(self, *, is_complete: bool = False) -> None:
-        record = Record(is_complete, self._settings, tuple(self._finished))
+        finished = sorted(self._finished, key=lambda one: one.name)
+        small = tuple(one.name for one in self._small)
+        record = Record(is_complete, self._settings, tuple(finished), small)
         self._place(RECORD_NAME, lambda path: write_json(path, {"version": _VERSION, **asdict(record)}))
 
 
 @dataclass(frozen=True)
 class Record:
-    """`settings` is the hash of the small files' sources."""
+    """`settings` is the hash of the small files' sources, `small` are their names."""
 
     is_complete: bool
     settings: str
     finished: tuple[Finished, ...]
+    small: tuple[str, ...]
 
     @property
     def names(self) -> set[str]:
@@ -232,11 +236,13 @@ def read_record(target: Path) -> Record:
     try:
         content = json.loads((target / RECORD_NAME).read_bytes())
         finished = tuple(Finished(**one) for one in content["finished"])
-        if content["version"] == _VERSION and all("/" not in one.name for one in finished):
-            return Record(bool(content["is_complete"]), str(content["settings"]), finished)
+        small = tuple(map(str, content["small"]))
+        names = [*small, *(one.name for one in finished)]
+        if content["version"] == _VERSION and not any("/" in name or name in ("", ".", "..") for name in names):
+            return Record(bool(content["is_complete"]), str(content["settings"]), finished, small)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
-    return Record(False, "", ())
+    return Record(False, "", (), ())
 
 
 def write_json(path: Path, content: Any) -> None:

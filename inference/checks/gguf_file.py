@@ -40,7 +40,7 @@ def check_gguf(path: Path) -> Iterator[Problem]:
 
 
 def _check_tensors(path: Path, file: GgufFile, size: int) -> Iterator[Problem]:
-    end = file.data_start
+    end = 0
     names = [tensor.name for tensor in file.tensors]
     for tensor in file.tensors:
         block, block_bytes = TYPE_SIZES.get(tensor.kind, (1, 0))

@@ -15,6 +15,7 @@ from pathlib import Path
 from inference.accounts import TOKEN_FORM, Secret
 from inference.errors import UploadError
 from inference.manifest import MANIFEST_NAME
+from inference.new_folder import RECORD_NAME
 
 MOST_TEXT_BYTES = 10_000_000  # files above are weights or other binaries; git hosts want them in LFS
 _CACHES = {"__pycache__", "node_modules", "venv", "runs", "wandb", "global_step"}
@@ -22,6 +23,7 @@ _LEFT_OUT = re.compile(
     rf"{re.escape(MANIFEST_NAME)}|.+\.(?:partial|incomplete|lock|tmp|pyc|log|swp)|optimizer.*|scheduler\.pt"
     r"|rng_state.*|scaler\.pt|training_args\.bin|trainer_state\.json|events\.out\.tfevents.*|Thumbs\.db|.+~"
 )
+_OURS = (MANIFEST_NAME, RECORD_NAME)  # of this disk only; nobody has to be told
 _SECRET_NAMES = re.compile(
     r"\.?env(?:\..+)?|.+\.(?:pem|key|p12|pfx|kdbx|ppk)|id_(?:rsa|dsa|ecdsa|ed25519)(?:\.pub)?|\.?netrc"
     r"|\.?git-credentials|credentials(?:\..+)?|(?:.*[_-])?tokens?(?:\.txt)?|secrets?(?:\..+)?|\.pypirc|\.npmrc",
@@ -49,7 +51,7 @@ def read_contents(folder: Path, secrets: Iterable[Secret]) -> Contents:
     for name, path in _walk(folder):
         if _is_published(name):
             files[name] = path
-        else:
+        elif name not in _OURS:
             left_out.append(name)
     if not files:
         raise UploadError(f"There is nothing to publish in {folder}.")

@@ -69,8 +69,8 @@ def read_index(path: Path) -> dict[str, str]:
         items = {str(tensor): str(file) for tensor, file in names.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise VerifyError(f"{path} cannot be read as an index of weights ({error}). Fetch it again.") from None
-    if strange := next((file for file in items.values() if "/" in file or not file), None):
-        raise VerifyError(f"{path} names {strange!r}, which is no file of its folder.")
+    if strange := [file for file in items.values() if "/" in file or not file]:
+        raise VerifyError(f"{path} names {strange[0]!r}, which is no file of its folder.")
     return items
 
 

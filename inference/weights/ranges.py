@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from inference.errors import ConvertError
@@ -16,6 +17,7 @@ from inference.weights.tensors import Piece
 
 STEP_BYTES = 32 << 20
 BUFFER_BYTES = 8 << 20
+SYNC_BYTES = 128 << 20
 _NOT_IN_KERNEL = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EBADF, errno.ETXTBSY}
 
 Copy = Callable[[int, int, int, int, int], int]
@@ -37,15 +39,43 @@ def write_file(target: Path, head: bytes, pieces: Iterable[Piece], count: Callab
         count(len(head))
         position = len(head)
         copier = Copier()
-        for file, offset, length in runs:
-            if file not in sources:
-                sources[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-            copier.copy(file, sources[file], out, length, offset, position, count)
-            position += length
+        with _Writing(out, count) as writing:
+            for file, offset, length in runs:
+                if file not in sources:
+                    sources[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+                copier.copy(file, sources[file], out, length, offset, position, writing.count)
+                position += length
         os.fsync(out)
     finally:
         for descriptor in (*sources.values(), out):
             os.close(descriptor)
+
+
+class _Writing:
+    """Sends to the disk what is copied, beside the copying, so that little is left for the end."""
+
+    def __init__(self, out: int, count: Callable[[int], None]) -> None:
+        self._out, self._count = out, count
+        self._since = 0
+        self._under_way: Future[None] | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writing")
+
+    def __enter__(self) -> _Writing:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown()
+        if self._under_way and kind is None:
+            self._under_way.result()
+
+    def count(self, size: int) -> None:
+        self._count(size)
+        self._since += size
+        if self._since >= SYNC_BYTES and (self._under_way is None or self._under_way.done()):
+            if self._under_way:
+                self._under_way.result()
+            self._since = 0
+            self._under_way = self._thread.submit(os.fdatasync, self._out)
 
 
 class Copier:

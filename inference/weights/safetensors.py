@@ -93,7 +93,7 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int) -> Tensor:
     numbers = [*shape, begin, end] if isinstance(shape, list) else [None]
     if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
         raise damaged
-    if dtype not in DTYPE_BYTES:
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
         raise VerifyError(f"{path}: {name!r} has the type {dtype!r}, which is not known here.")
     tensor = Tensor(name, dtype, tuple(shape), path, data_start + begin)
     if end - begin != tensor.size_bytes:

@@ -51,7 +51,7 @@ class ModelHub:
         self.asked: list[Asked] = []
         self.objects: dict[str, bytes] = {}  # of LFS, by their SHA-256
         self.commits: list[str] = []
-        self.cut_uploads = 0  # that many uploads are cut
+        self.put_limit: int | None = None  # uploads after that many are cut
 
     def downloaded_bytes(self) -> int:
         return sum(asked.sent for asked in self.asked)
@@ -84,8 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
         asked = Asked(self.command, unquote(self.path), token, self.headers.get("Range", ""))
         hub.asked.append(asked)
         with suppress(ConnectionError):
-            if self.command == "PUT" and hub.cut_uploads:
-                hub.cut_uploads -= 1
+            if self.command == "PUT" and hub.put_limit is not None and len(hub.objects) >= hub.put_limit:
                 self.rfile.read(1000)
                 return
             self.body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
@@ -101,6 +100,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._modelscope(hub, asked, unquote(parts.path).removeprefix("/api/v1/models/"), query)
             elif self.command == "POST" and parts.path.endswith("/objects/batch"):
                 self._batch(hub)
+            elif self.command == "POST" and parts.path == "/api/validate-yaml":
+                self._json(200, {"errors": [], "warnings": []})
             elif self.command == "POST" and "/preupload/" in parts.path:
                 files = json.loads(self.body)["files"]
                 self._json(200, {"files": [_upload_mode(one) for one in files]})

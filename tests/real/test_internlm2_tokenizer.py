@@ -8,19 +8,15 @@ from __future__ import annotations
 import random
 import shutil
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import tokenizers
 
 from inference.tokenizer import write_tokenizer
 from inference.vocabulary import NAMES, Vocabulary, read_vocabulary
-
-with warnings.catch_warnings():  # its wrapper warns while it is imported; as an error that crashes it later
-    warnings.simplefilter("ignore")
-    import sentencepiece
 
 pytestmark = pytest.mark.real
 
@@ -119,13 +115,9 @@ def our_form(text: str) -> str:
     return text
 
 
-ENGLISH = (
-    "The quick brown fox jumps over the lazy dog; it's 3.14159% of e=mc^2, isn't it? InternLM2 SAYS hello_world()."
-)
+ENGLISH = "The quick brown fox jumps over the lazy dog; it's 3.14159% of e=mc^2, isn't it? InternLM2 SAYS hello_w()."
 CHINESE = "书生·浦语是上海人工智能实验室研发的大语言模型——你好，世界！……他说：“今天天气不错。”ＡＢＣ１２３，（测试）。"
-CODE = (
-    'def f(x: int) -> str:\n    """doc"""\n\treturn f"{x:>10}" if x != 0 else None  # 注释\n\n\n#include <stdio.h>\r\n'
-)
+CODE = 'def f(x: int) -> str:\n    """doc"""\n\treturn f"{x:>10}" if x != 0 else None  # 注释\n\n#include <a.h>\r\n'
 EMOJI = "😀👩‍👩‍👧‍👦🇨🇳🐉🏽é́ü\u200b\u200d\ufeff\ufffd\u3000\xa0"
 MARKERS = (*NAMES, "<|im_start|", "[UNUSED_TOKEN_0]", "[UNUSED_TOKEN_140]", "——", "……", "Ａ", "ｚ", "<0x41>")
 SPACES = (" ", "  ", "\n", "\n\n", "\t", "\r\n", "\u2581", "\x00", " " * 17, "\n" * 9, "\t" * 5)

@@ -23,6 +23,7 @@ from inference.publish import publish, told
 from inference.publishing.target import parse_target
 from inference.sources.lfs import parse_pointer
 from tests.fakes.git_host import run_git
+from tests.internlm2_models import Form, write_model
 
 pytestmark = pytest.mark.contract
 ROOT = Path(__file__).resolve().parents[3]
@@ -125,8 +126,6 @@ def test_changed_weights_replace_the_old_ones(host, model, send):
     send(model)
     for path in model.glob("model*"):
         path.unlink()
-    from tests.internlm2_models import Form, write_model
-
     write_model(model, Form(shards=1, heads=16, kv_heads=4), seed=1)
     done = send(model)
     assert "model-00001-of-00003.safetensors" in done.removed

@@ -40,6 +40,35 @@ FORMS = {
 }
 
 
+@pytest.mark.parametrize("mistake", ["queries of other groups", "keys for values", "rotary halves", "no scaling"])
+def test_the_comparison_would_show_a_mistake(mistake, tmp_path, reports):
+    """The first position hides most of them."""
+    form = Form(rope_scaling=LINEAR)
+    before = write_model(tmp_path / "source", form)
+    convert(tmp_path / "source", tmp_path / "target", reports)
+    source_config, config = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("source", "target"))
+    target = {key: numbers(values, dtype) for key, (dtype, values) in read_safetensors(tmp_path / "target").items()}
+    start = "model.layers.0.self_attn."
+    match mistake:
+        case "queries of other groups":
+            heads = target[f"{start}q_proj.weight"].reshape(form.heads, form.head_dim, -1)
+            order = heads.reshape(form.kv_heads, -1, *heads.shape[1:]).swapaxes(0, 1)
+            target[f"{start}q_proj.weight"] = order.reshape(-1, form.hidden)
+        case "keys for values":
+            names = [f"{start}{part}_proj.weight" for part in "kv"]
+            target[names[0]], target[names[1]] = target[names[1]], target[names[0]]
+        case "rotary halves":
+            for part in "qk":
+                heads = target[f"{start}{part}_proj.weight"].reshape(-1, form.head_dim // 2, 2, form.hidden)
+                target[f"{start}{part}_proj.weight"] = heads.swapaxes(1, 2).reshape(-1, form.hidden)
+        case "no scaling":
+            config["rope_scaling"] = None
+    source = {key: numbers(values, form.dtype) for key, values in before.items()}
+    ids = np.random.default_rng(1).integers(0, config["vocab_size"], 50)
+    off = np.abs(llama_logits(target, config, ids) - internlm2_logits(source, source_config, ids))
+    assert off.max() > 0.3
+
+
 @pytest.mark.parametrize("name", FORMS)
 def test_logits_are_those_of_the_source(name, tmp_path, reports):
     form = FORMS[name]

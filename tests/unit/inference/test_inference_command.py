@@ -8,6 +8,7 @@ import pytest
 from inference import errors
 from inference.__main__ import ROOT, main
 from inference.catalogue import load_catalogue
+from tests.internlm2_models import Form, write_model
 
 pytestmark = pytest.mark.unit
 
@@ -35,6 +36,8 @@ def test_list_marks_the_chosen_model(capsys, monkeypatch):
         (["serve", "--engine", "lmdeploy"], 7, "is a GGUF file, which only llamacpp reads"),
         (["serve", "--gpu", "A10"], 2, "Add --dry-run"),
         (["plan", "--gpu", "A11"], 2, "--gpu 'A11' is not known. It can be A10, A100-40, A100-80"),
+        (["convert", "/nothing", "/elsewhere"], 11, "/nothing is no folder"),
+        (["convert", "/nothing", "/elsewhere", "--gguf", "F16"], 5, "/nothing/config.json is missing"),
     ],
 )
 def test_errors_are_one_line_with_their_code(capsys, argv, code, part):
@@ -58,6 +61,25 @@ def test_every_error_has_its_own_exit_code_and_is_in_the_table():
         assert any(kind.__name__ in line and f" {kind.exit_code} " in line for line in errors.__doc__.splitlines()), (
             kind.__name__
         )
+
+
+def test_convert_and_verify_take_folders_and_say_what_is_wrong(tmp_path, capsys):
+    source, target = tmp_path / "source", tmp_path / "target"
+    write_model(source, Form())
+    assert main(["convert", str(source), str(target)]) == 0
+    assert capsys.readouterr().out == f"{target}\n"
+    assert main(["verify", str(target)]) == 0
+    assert capsys.readouterr().out == f"{target}: nothing is wrong\n"
+    assert main(["verify", str(source)]) == 0
+    assert "nothing is wrong but what is noted above" in capsys.readouterr().out
+    assert main(["convert", str(source), str(tmp_path), "--gguf", "Q8_0"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'source-Q8_0.gguf'}\n"
+    (target / "generation_config.json").write_text('{"eos_token_id": 2}')
+    (target / "model.safetensors").write_bytes(b"")
+    assert main(["verify", str(target)]) == 5
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith(f"error: {target}/") for line in lines)
+    assert lines[0] == f"error: {target}/model.safetensors: is empty. Fetch or copy it again. [tgi, lmdeploy, llamacpp]"
 
 
 def test_help_has_examples_and_exit_codes():
