@@ -168,9 +168,9 @@ class ContainerChild:
             self._loop.call_soon_threadsafe(function, *arguments)
 
 
-def remove_left_containers(mark: str) -> int:
+def remove_left_containers(mark: str, timeout_s: float = REMOVAL_TIMEOUT_S) -> int:
     """Remove every container with this mark; returns how many. Raises StartFailed when Docker does not do it."""
-    with connected(REQUEST_TIMEOUT_S) as client:
+    with connected(timeout_s) as client:
         try:
             left = client.containers.list(all=True, filters={"label": f"{LABEL}={mark}"})
             for container in left:

@@ -21,6 +21,7 @@ from inference.settings import Settings
 from inference.status import Report
 from inference.supervisor import Supervisor, Timing
 
+DOCKER_ANSWER_S = 10
 AnyEngine = LlamaCpp | LmDeploy | Tgi | TgiContainer
 
 
@@ -77,4 +78,4 @@ def _tidy(mark: str) -> None:
         from inference.containers import remove_left_containers
 
         with suppress(StartFailed):  # that Docker does not answer matters only to an engine that needs it
-            remove_left_containers(mark)
+            remove_left_containers(mark, DOCKER_ANSWER_S)
