@@ -23,7 +23,7 @@ from tests.fakes.git_host import run_git
 from tests.fakes.model_hub import model_hub
 from tests.internlm2_models import Form, tokenizer_pieces, write_model
 
-pytestmark = pytest.mark.contract
+pytestmark = pytest.mark.chaos
 ROOT = Path(__file__).resolve().parents[3]
 NAME = "OpenLMLab/internlm2-tiny"
 LFS = ("model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors", "model-00003-of-00003.safetensors")

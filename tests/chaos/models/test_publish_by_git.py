@@ -25,7 +25,7 @@ from inference.sources.lfs import parse_pointer
 from tests.fakes.git_host import run_git
 from tests.internlm2_models import Form, write_model
 
-pytestmark = pytest.mark.contract
+pytestmark = pytest.mark.chaos
 ROOT = Path(__file__).resolve().parents[3]
 NAME = "camper/my-finetune"
 
