@@ -82,8 +82,11 @@ class Job:
         return manifest
 
     def record(self, folder: Path, origin: str, known: tuple[FileRecord, ...] = ()) -> None:
-        """Write the manifest of a folder that is done. Files that are not `known` are hashed now. Raises Cancelled."""
-        hashed = {record.name: record for record in known}
+        """Write the manifest of a folder that is done. Files that are not as they are `known` are hashed now.
+
+        Raises Cancelled.
+        """
+        hashed = {(record.name, record.size_bytes, record.mtime_ns): record for record in known}
         paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
         total = sum(path.stat().st_size for path in paths)
         before = 0
@@ -94,8 +97,10 @@ class Job:
                 stop_if(self.stop)
                 self.report(Progress("verify", before + done, total, f"recording {self.model.name}"))
 
-            records.append(hashed.get(path.name) or record_file(path, sha256_of(path, count)))
-            before += path.stat().st_size
+            found = path.stat()
+            record = hashed.get((path.name, found.st_size, found.st_mtime_ns))
+            records.append(record or record_file(path, sha256_of(path, count)))
+            before += found.st_size
         write_manifest(folder, Manifest(origin, tuple(records)))
 
 

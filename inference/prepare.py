@@ -151,7 +151,7 @@ def _make(job: Job, source: Path, form: Form) -> Path:
             return _verified(job, target)
         if made == source:
             return _verified(job, source)
-        job.record(_verified(job, target), origin)
+        job.record(_verified(job, target), origin, manifest.files if manifest else ())
     return target
 
 
@@ -170,7 +170,8 @@ def _make_gguf(job: Job, source: Path, folder: Path, manifest: Manifest | None, 
 
 def _fingerprint(folder: Path) -> str:
     """Tells whether the files are still those of the conversion, by their names, sizes and dates."""
-    found = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
+    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    found = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
     return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
 

@@ -30,6 +30,11 @@ ASKED_NAME = "internlm-asked"  # askpass.sh counts in it: git-lfs asks for ever 
 LOCAL_TIMEOUT_S = 120  # for commands that touch no network; a model's tree takes milliseconds
 DEFAULT_USERNAME = "git"  # where only a token is known: most hosts look at nothing else
 
+# Variables of a git that we were started by (a hook), and those that print what is sent, tokens too.
+_DISTURBING = re.compile(
+    r"GIT_(?:DIR|WORK_TREE|INDEX_FILE|OBJECT_DIRECTORY|ALTERNATE_\w+|NAMESPACE|PREFIX|TRACE\w*|CURL_VERBOSE)$"
+)
+
 # What git and git-lfs say, in the order in which to look. Lower case, taken from their own sources.
 _REASONS: tuple[tuple[Reason, str], ...] = (
     ("disk", r"no space left on device|disk quota exceeded"),
@@ -155,7 +160,7 @@ class Git:
         }
         if with_token and account.token:
             ours["INTERNLM_GIT_TOKEN"] = account.token.value
-        kept = {name: value for name, value in child_environment().items() if not name.startswith("GIT_TRACE")}
+        kept = {name: value for name, value in child_environment().items() if not _DISTURBING.match(name)}
         return {**kept, **ours, **extra}
 
 

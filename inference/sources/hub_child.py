@@ -186,27 +186,36 @@ def _blob_id(path: str) -> str:
     return hashlib.sha1(b"blob %d\0" % size + Path(path).read_bytes()).hexdigest()
 
 
-def _reason(error: Exception, reason_of: Callable[[BaseException], str]) -> str:
-    """The first reason that says something, from the error itself to what caused it."""
-    current: BaseException | None = error
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error and all that caused it, the first cause last."""
     chain: list[BaseException] = []
+    current: BaseException | None = error
     while current and current not in chain:
         chain += [current, *getattr(current, "failed_files", {}).values()]
         current = current.__cause__ or current.__context__
+    return chain
+
+
+def _reason(error: Exception, reason_of: Callable[[BaseException], str]) -> str:
+    """The first reason that says something, from the error itself to what caused it."""
+    chain = _chain(error)
     if any(getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT) for one in chain):
         return "disk"
     return next((reason for one in chain if (reason := reason_of(one)) != "other"), "other")
 
 
 def _is_transport(error: BaseException) -> bool:
-    """An error of the network, or of the HTTP client that the package happens to use."""
-    client = type(error).__module__.partition(".")[0]
-    return isinstance(error, ConnectionError | TimeoutError) or client in ("httpx", "httpx2", "requests", "urllib3")
+    """An error of the network, or of the HTTP client that the package happens to use; an answer is none."""
+    client, name = type(error).__module__.partition(".")[0], type(error).__name__
+    is_client = client in ("httpx", "httpx2", "requests", "urllib3") and name not in ("HTTPStatusError", "HTTPError")
+    return is_client or isinstance(error, ConnectionError | TimeoutError)
 
 
 def _said(error: Exception) -> str:
+    """The system's own words for what went wrong on the network where there are some: packages wrap them in pages."""
+    causes = [one.strerror for one in _chain(error) if isinstance(one, OSError) and one.errno and one.strerror]
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (" ".join(lines[:2]) or type(error).__name__)[:300]
+    return (causes[-1] if causes else " ".join(lines[:2]) or type(error).__name__)[:300]
 
 
 if __name__ == "__main__":

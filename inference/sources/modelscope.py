@@ -18,6 +18,7 @@ def modelscope_repository(repository: str, revision: str, hubs: Hubs) -> HubRepo
         environ={
             "MODELSCOPE_ENDPOINT": hubs.modelscope_url,
             "MODELSCOPE_API_MAX_RETRIES": "1",  # our attempts come on top, with what was said shown
+            "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": "1",
             "MODELSCOPE_DOWNLOAD_MAX_RETRIES": "2",
         },
         install="Install it: python -m pip install modelscope-hub (or fetch by git: INFERENCE_SOURCES="

@@ -57,9 +57,7 @@ class Attempts:
         self._failed = 1 if done > self._done else self._failed + 1
         self._done = max(done, self._done)
         if self._failed >= self._most:
-            raise SourceError(
-                f"{error.message} Given up after {self._most} attempts; the next start goes on from here."
-            )
+            raise SourceError(f"{error.message} Given up after {_times(self._most)}; the next start goes on from here.")
         pause = min(LONGEST_PAUSE_S, self._first_pause_s * 2 ** (self._failed - 1))
         self._report(
             Progress(
@@ -68,6 +66,10 @@ class Attempts:
         )
         self._stop.wait(pause)
         stop_if(self._stop)
+
+
+def _times(number: int) -> str:
+    return "1 attempt" if number == 1 else f"{number} attempts"
 
 
 def list_files(remote: Remote, folder: Path, attempts: Attempts, stop: threading.Event) -> tuple[RemoteFile, ...]:

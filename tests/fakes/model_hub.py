@@ -51,7 +51,7 @@ class ModelHub:
         self.asked: list[Asked] = []
         self.objects: dict[str, bytes] = {}  # of LFS, by their SHA-256
         self.commits: list[str] = []
-        self.put_limit: int | None = None  # uploads after that many are cut
+        self.put_limit: int | None = None  # uploads after that many are refused
 
     def downloaded_bytes(self) -> int:
         return sum(asked.sent for asked in self.asked)
@@ -84,9 +84,6 @@ class _Handler(BaseHTTPRequestHandler):
         asked = Asked(self.command, unquote(self.path), token, self.headers.get("Range", ""))
         hub.asked.append(asked)
         with suppress(ConnectionError):
-            if self.command == "PUT" and hub.put_limit is not None and len(hub.objects) >= hub.put_limit:
-                self.rfile.read(1000)
-                return
             self.body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
             if hub.fail_next:
                 hub.fail_next -= 1
@@ -155,6 +152,9 @@ class _Handler(BaseHTTPRequestHandler):
             send_content(self, self._spoilt(hub, file, content), hub.faults, asked.count, headers)
 
     def _put(self, hub: ModelHub, oid: str) -> None:
+        if hub.put_limit is not None and len(hub.objects) >= hub.put_limit:
+            self._json(400, {"error": "the storage is being restarted"})
+            return
         if hashlib.sha256(self.body).hexdigest() != oid:
             self._json(400, {"error": "another object"})
             return

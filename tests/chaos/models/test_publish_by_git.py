@@ -25,7 +25,7 @@ from inference.sources.lfs import parse_pointer
 from tests.fakes.git_host import run_git
 from tests.internlm2_models import Form, write_model
 
-pytestmark = pytest.mark.contract
+pytestmark = pytest.mark.chaos
 ROOT = Path(__file__).resolve().parents[3]
 NAME = "camper/my-finetune"
 
@@ -295,6 +295,30 @@ def test_the_command_publishes_and_ends_with_12_on_a_wrong_token(host, model, se
     assert "Published at" in capsys.readouterr().out
     assert main(["publish", str(model), "--to", "somewhere"]) == 2
     assert "openxlab:USER/REPO" in capsys.readouterr().err
+
+
+ON_A_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+
+
+def test_on_a_terminal_a_token_is_asked_for_hidden_and_not_kept(host, model, settings, home):
+    environ = {**os.environ, "DATA_DIR": str(settings.data_dir), "OPENXLAB_GIT_URL": host.url}
+    environ["OPENXLAB_USERNAME"] = host.username
+    publication = [sys.executable, "-m", "inference", "publish", str(model), "--to", f"openxlab:{NAME}"]
+    command = [sys.executable, "-c", ON_A_TERMINAL, *publication]
+    with subprocess.Popen(command, cwd=ROOT, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        said = b""
+        while b"OPENXLAB_USERNAME) sets it): " not in said:
+            said += process.stdout.read1()
+            assert process.poll() is None, said
+        time.sleep(0.2)  # getpass has turned the echo off before it has printed all of its prompt
+        process.stdin.write(host.token.encode() + b"\n")
+        process.stdin.flush()
+        said += process.stdout.read()
+    assert process.returncode == 0, said
+    assert b"Published at" in said
+    assert host.token.encode() not in said
+    kept = [path for path in settings.data_dir.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert not [path for path in kept if host.token.encode() in path.read_bytes()]
 
 
 def test_a_killed_publication_leaves_no_process_and_the_canary_is_nowhere(host, model, settings, home, tmp_path):

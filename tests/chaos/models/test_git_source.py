@@ -19,7 +19,7 @@ from inference.sources.git_url import git_remote
 from inference.sources.reasons import ConnectionLost
 from inference.sources.remote import Attempts, fetch_files, list_files
 
-pytestmark = pytest.mark.contract
+pytestmark = pytest.mark.chaos
 NAME = "camper/internlm2-tiny"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,18 +13,19 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from inference.accounts import Hubs
-from inference.catalogue import FolderSource, HubSource, Model
+from inference.catalogue import FolderSource, HubSource, Model, RemoteFile
 from inference.errors import Cancelled, DiskFull, SettingsError, SourceError, VerifyError
 from inference.prepare import prepare
 from inference.verify import check_model
 from tests.fakes.git_host import run_git
 from tests.fakes.model_hub import model_hub
-from tests.internlm2_models import Form, tokenizer_pieces, write_model
+from tests.internlm2_models import Form, tokenizer_pieces, write_model, write_safetensors
 
-pytestmark = pytest.mark.contract
+pytestmark = pytest.mark.chaos
 ROOT = Path(__file__).resolve().parents[3]
 NAME = "OpenLMLab/internlm2-tiny"
 LFS = ("model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors", "model-00003-of-00003.safetensors")
@@ -142,6 +144,28 @@ def test_huggingface_serves_the_same_model(home, originals, run, settings, tmp_p
     assert not [problem for problem in check_model(path) if problem.is_fatal]
 
 
+@pytest.mark.parametrize("is_right", [True, False])
+def test_a_ready_made_gguf_is_fetched_alone_and_compared_with_the_catalogue(home, run, settings, is_right):
+    content = b"GGUF" + os.urandom(50_000)
+    sha256 = hashlib.sha256(content if is_right else b"").hexdigest()
+    source = HubSource("huggingface", NAME, "main", (RemoteFile("tiny-q8_0.gguf", None, sha256),), layout="gguf")
+    with model_hub() as hub:
+        hub.repositories[NAME] = {"tiny-q8_0.gguf": content, "tiny-f16.gguf": content * 2, "README.md": b"x"}
+        known = {"hubs": replace(settings.hubs, huggingface_url=hub.url)}
+        model = replace(catalogue_model(layout="gguf"), sources=(source,))
+        if not is_right:
+            with pytest.raises(VerifyError, match=r"another tiny-q8_0.gguf than the catalogue names"):
+                run(model, form="gguf", **known)
+            return
+        path = run(model, form="gguf", **known)
+        assert path == settings.models_dir / "internlm2-tiny-gguf" / "tiny-q8_0.gguf"
+        assert path.read_bytes() == content
+        assert hub.downloaded_bytes() == len(content)
+        hub.asked.clear()
+        assert run(model, form="gguf", **known) == path
+        assert hub.asked == []
+
+
 def test_llamacpp_gets_a_file(openxlab, run):
     path = run(form="gguf")
     assert path.name == "internlm2-tiny-Q8_0.gguf"
@@ -205,6 +229,29 @@ def test_a_changed_folder_is_converted_anew(host, model, run, reports):
     write_model(model, Form(shards=3, heads=16, kv_heads=4), seed=9)
     run(own)
     assert (path / "model-00001-of-00003.safetensors").read_bytes() != before
+
+
+def test_another_file_beside_the_weights_does_not_have_them_hashed_again(host, model, run, reports):
+    own = replace(catalogue_model(), sources=(FolderSource(model),))
+    run(own)
+    (model / "notes.txt").write_text("mine")
+    reports.clear()
+    run(own)
+    assert not [news for news in reports if news.message.startswith("recording")]
+
+
+def test_a_lora_adapter_of_the_persons_own_is_converted(host, run, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["wo"]})
+    )
+    start = "base_model.model.model.layers.0.attention.wo"
+    shapes = {f"{start}.lora_A.weight": (4, 128), f"{start}.lora_B.weight": (128, 4)}
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    write_safetensors(adapter / "adapter_model.safetensors", tensors, "F32")
+    path = run(replace(catalogue_model(), sources=(FolderSource(adapter),)))
+    assert json.loads((path / "adapter_config.json").read_text())["target_modules"] == ["o_proj"]
 
 
 def test_a_disk_that_is_too_small_is_found_before_the_weights_are_fetched(openxlab, run, monkeypatch):

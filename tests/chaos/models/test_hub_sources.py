@@ -21,7 +21,7 @@ from inference.sources.remote import Attempts, fetch_files, list_files
 from inference.sources.selection import choose_files
 from tests.fakes.model_hub import COMMIT, model_hub
 
-pytestmark = pytest.mark.contract
+pytestmark = pytest.mark.chaos
 ROOT = Path(__file__).resolve().parents[3]
 NAME = "camper/internlm2-tiny"
 MAKE = {"huggingface": huggingface_repository, "modelscope": modelscope_repository}
@@ -175,7 +175,7 @@ KILLED = """
 import sys, threading
 from pathlib import Path
 sys.path.insert(0, sys.argv[4])
-from tests.contract.inference import test_hub_sources as here
+from tests.chaos.models import test_hub_sources as here
 from types import SimpleNamespace
 hub = SimpleNamespace(url=sys.argv[2])
 report = lambda news: print(news.stage, news.done, flush=True)

@@ -20,7 +20,7 @@ from tests.internlm2_models import Form, write_model
 from tests.tgi_plan import launcher
 
 pytestmark = pytest.mark.contract
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0
 
 
