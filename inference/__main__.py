@@ -120,7 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     publish.add_argument("--dry-run", action="store_true", help="only say what would be sent")
     for command in (plan, prepare, serve):
-        command.add_argument("--model", help="a name from `list`, or the path of a .gguf file (default: MODEL)")
+        command.add_argument(
+            "--model", help="a name from `list`, or the path of a .gguf file or a model folder (default: MODEL)"
+        )
     return parser
 
 
