@@ -125,7 +125,7 @@ class _Work:
         self._check_room(left)
         self._total = sum(output.size_bytes for output in left)
         for number, output in enumerate(left, start=len(self._outputs) - len(left) + 1):
-            self._message = f"converting {len(self._outputs)} files of weights to {self._target}: file {number}"
+            self._message = f"converting the weights to {self._target}: file {number} of {len(self._outputs)}"
             self._write(output, planned[output.name])
         for one in self._small:
             self._stop_if_cancelled()
@@ -170,6 +170,9 @@ class _Work:
 
     def _write(self, output: Output, finished: Finished) -> None:
         self._place(output.name, lambda path: self._fill(path, output))
+        if _finished(output) != finished:
+            (self._target / output.name).unlink()
+            raise ConvertError(f"{output.source} was changed while it was converted. Begin again when it is complete.")
         self._finished.append(finished)
         self._write_record()
 

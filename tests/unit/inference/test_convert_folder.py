@@ -372,6 +372,21 @@ def test_a_source_that_is_cut_while_it_is_read_is_noticed(source, target, report
         convert(source, target, reports)
 
 
+def test_a_source_that_changes_while_it_is_converted_is_noticed(source, target, reports):
+    changed = source / "model-00002-of-00003.safetensors"
+
+    def report(news):
+        reports(news)
+        if "file 2" in news.message:
+            changed.touch()
+
+    with pytest.raises(ConvertError, match="was changed while it was converted"):
+        convert(source, target, report)
+    assert [path.name for path in target.glob("*.safetensors")] == ["model-00001-of-00003.safetensors"]
+    convert(source, target, reports)
+    assert check_model(target) == []
+
+
 def test_a_folder_in_llamas_layout_is_recognized(source, target, tmp_path, reports):
     convert(source, target, reports)
     assert convert(target, tmp_path / "again", reports) == target
