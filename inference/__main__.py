@@ -19,9 +19,10 @@ from inference.accounts import Secret
 from inference.cards import wanted_card
 from inference.dry_run import dry_run_text, expected_path
 from inference.errors import Cancelled, SettingsError, VerifyError
-from inference.machine import DockerState
+from inference.machine import DockerState, free_bytes
 from inference.plan import ENGINES
 from inference.settings import read_sources
+from inference.sizes import megabytes
 from inference.tables import list_table, machine_text, plan_table, plan_text
 
 GGUF_TYPES = ("F16", "BF16", "Q8_0")
@@ -60,6 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     except InferenceError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # `… | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return Cancelled.exit_code
@@ -134,6 +138,7 @@ def _plan(settings: Settings, arguments: argparse.Namespace) -> int:
     if table := plan_table(model, settings, machine):
         print(f"{table}\n", flush=True)
     print(plan_text(inference.make_plan(model, settings, machine, _catalogue(settings).values())))
+    print(f"  {'free on the disk':<24} {megabytes(free_bytes(settings.models_dir))} in {settings.models_dir}")
     return 0
 
 

@@ -1,9 +1,9 @@
 """What a model takes of a card's memory and what is left for conversations; pure arithmetic.
 
 Both engines fill what is left with keys and values of tokens (the cache). Text Generation Inference keeps a tenth of
-the card free, and about 1.5 GiB go to CUDA and one full prefill. LMDeploy gives a ratio (0.8 unless told otherwise) of
-what is free after the weights and about 0.6 GiB of CUDA to the cache; a prefill must find room in the rest. The
-figures were computed from the engines' sources, not measured on a card.
+the card free, and about 1.5 GiB go to CUDA and a prefill of 8192 tokens. LMDeploy gives a ratio (0.8 unless told
+otherwise) of what is free after the weights and about 0.6 GiB of CUDA to the cache; a prefill must find room in the
+rest. The figures were computed from the engines' sources, not measured on a card.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from inference.sizes import gibibytes
 
 GIB = 1 << 30
 LEAST_CONTEXT_TOKENS = 2048  # with less room than that a chat is no use
+USUAL_PREFILL_TOKENS = 8192
 TGI_RESERVE = 0.1
 TGI_WORKING_BYTES = 3 * GIB // 2
 LMDEPLOY_CUDA_BYTES = 6 * GIB // 10
@@ -71,7 +72,12 @@ def precision(quantize: str) -> str:
 
 
 def weight_bytes(model: Model, shape: Shape, quantize: str) -> int:
-    """Of all cards together. Embedding and head stay in 16 bits; fp8 spares only the MLPs of the middle layers."""
+    """Of all cards together. Embedding and head stay in 16 bits; fp8 spares only the MLPs of the middle layers.
+
+    Files that were quantized beforehand are taken as they are.
+    """
+    if model.size_bytes < 1.5 * shape.parameters:
+        return model.size_bytes
     saved = {
         "eetq": shape.layers * shape.layer_parameters,
         "fp8": (shape.layers - 2) * shape.mlp_parameters,
@@ -81,8 +87,17 @@ def weight_bytes(model: Model, shape: Shape, quantize: str) -> int:
     return model.size_bytes - saved.get(quantize, 0)
 
 
-def tgi_budget(model: Model, shape: Shape, card: Card, *, cards: int = 1, quantize: str = "none") -> Budget:
-    reserve = int(card.memory_bytes * TGI_RESERVE) + TGI_WORKING_BYTES
+def tgi_budget(
+    model: Model,
+    shape: Shape,
+    card: Card,
+    *,
+    cards: int = 1,
+    quantize: str = "none",
+    prefill_tokens: int = USUAL_PREFILL_TOKENS,
+) -> Budget:
+    longer = max(0, _prefill_bytes(shape, prefill_tokens) - _prefill_bytes(shape, USUAL_PREFILL_TOKENS))
+    reserve = int(card.memory_bytes * TGI_RESERVE) + TGI_WORKING_BYTES + longer
     weights = weight_bytes(model, shape, quantize) // cards
     return Budget(
         engine="tgi",
@@ -95,7 +110,7 @@ def tgi_budget(model: Model, shape: Shape, card: Card, *, cards: int = 1, quanti
         working_bytes=0,
         room_bytes=0,
         kv_bytes_per_token=shape.kv_bytes_per_token // cards,
-        cache_rule="a tenth of the card, and 1.5 GiB for CUDA and a prefill",
+        cache_rule=f"a tenth of the card, and {gibibytes(TGI_WORKING_BYTES + longer)} for CUDA and a prefill",
     )
 
 
@@ -108,7 +123,7 @@ def lmdeploy_budget(
     quantize: str = "none",
     kv_bits: int = 16,
     cache_ratio: float = 0.8,
-    prefill_tokens: int = 8192,
+    prefill_tokens: int = USUAL_PREFILL_TOKENS,
 ) -> Budget:
     """Eight and four bit keys and values have two 16-bit scales for each head and token: 128 + 4 and 64 + 4 bytes."""
     weights = weight_bytes(model, shape, quantize) // cards

@@ -231,7 +231,11 @@ def model_text(model: Model) -> ModelText:
 def load_catalogue(path: Path = CATALOGUE_FILE, own: Path | None = None) -> dict[str, Model]:
     """All models of the file by name, and those of a person's `own` file. Raises SettingsError naming what is wrong."""
     models = _read_models(path)
-    return {**models, **_read_models(own)} if own is not None else models
+    if own is None:
+        return models
+    if not own.is_file():
+        raise SettingsError(f"INFERENCE_MODELS_FILE is {own}, but there is no such file. Check the path, or unset it.")
+    return {**models, **_read_models(own)}
 
 
 def _read_models(path: Path) -> dict[str, Model]:

@@ -23,6 +23,7 @@ from inference.status import Progress, Report
 
 LABEL = "internlm-stack.owner"
 REQUEST_TIMEOUT_S = 600  # an image's layers take long to unpack, and nothing is said meanwhile
+REMOVAL_TIMEOUT_S = 60
 MOST_PENDING_LINES = 200
 LAST_WORDS_S = 2.0
 _LOG_LIMITS = {"max-size": "10m", "max-file": "2"}  # Docker keeps a copy of the log, unbounded unless told so
@@ -167,9 +168,9 @@ class ContainerChild:
             self._loop.call_soon_threadsafe(function, *arguments)
 
 
-def remove_left_containers(mark: str) -> int:
+def remove_left_containers(mark: str, timeout_s: float = REMOVAL_TIMEOUT_S) -> int:
     """Remove every container with this mark; returns how many. Raises StartFailed when Docker does not do it."""
-    with connected(REQUEST_TIMEOUT_S) as client:
+    with connected(timeout_s) as client:
         try:
             left = client.containers.list(all=True, filters={"label": f"{LABEL}={mark}"})
             for container in left:
@@ -181,7 +182,7 @@ def remove_left_containers(mark: str) -> int:
 
 
 def _remove(container_id: str, grace_s: float) -> None:
-    with suppress(StartFailed), connected(REQUEST_TIMEOUT_S) as client:
+    with suppress(StartFailed), connected(grace_s + REMOVAL_TIMEOUT_S) as client:
         try:
             container = client.containers.get(container_id)
             container.stop(timeout=max(0, round(grace_s)))

@@ -13,12 +13,10 @@ from inference.settings import Settings
 from inference.sizes import gibibytes
 
 DEFAULT_CONTEXT_TOKENS = 8192
-MOST_PREFILL_TOKENS = 8192
+DEFAULT_PREFILL_TOKENS = 8192
 ANSWER_TOKENS = 1024  # what a prompt leaves to the answer, where a conversation has room for it
 TOKENS_A_REQUEST = 512  # a chat's usual length, for how many run at once
 MOST_REQUESTS = 128
-_TIGHT = {"kv_bits": 8, "cache_ratio": 0.6, "prefill_tokens": 1024}  # LMDeploy's last resort: small, slow, but it runs
-_TIGHT_CONTEXT_TOKENS, _TIGHT_REQUESTS = 4096, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +58,7 @@ def _shape(model: Model) -> Shape:
 
 
 def _check_wish(engine: GpuEngine, shape: Shape, settings: Settings, cards: Sequence[Card]) -> None:
-    known = {"tgi": [one for one in QUANTIZATIONS if one != "awq"], "lmdeploy": ["none", "awq"]}[engine]
+    known = [one for one in QUANTIZATIONS if one != "awq"] if engine == "tgi" else ["none"]
     if settings.quantize not in ("auto", *known):
         raise SettingsError(
             f"INFERENCE_QUANTIZE is {settings.quantize}, but {engine} has auto, {', '.join(known)}. "
@@ -81,87 +79,80 @@ def launches(engine: GpuEngine, model: Model, shape: Shape, settings: Settings, 
     for listed in model.gpus:
         is_wished = wish in ("auto", listed.quantize)
         if listed.card == card.kind and listed.engine == engine and is_wished and settings.gpus == 1:
-            yield _listed(listed, model, shape, settings, card)
-    if engine == "tgi":
-        for quantize in ("none", "eetq", "bitsandbytes-nf4") if wish == "auto" else (wish,):
-            yield _computed(
-                tgi_budget(model, shape, card, cards=settings.gpus, quantize=quantize), model, settings, card
-            )
-        return
-    quantize = "none" if wish == "auto" else wish
-    for prefill in (MOST_PREFILL_TOKENS, MOST_PREFILL_TOKENS // 2):
-        budget = lmdeploy_budget(model, shape, card, cards=settings.gpus, quantize=quantize, prefill_tokens=prefill)
-        yield _computed(budget, model, settings, card, prefill_tokens=prefill)
-    budget = lmdeploy_budget(model, shape, card, cards=settings.gpus, quantize=quantize, **_TIGHT)  # type: ignore[arg-type]
-    yield replace(
-        _computed(budget, model, settings, card, most_context=_TIGHT_CONTEXT_TOKENS, **_TIGHT),  # type: ignore[arg-type]
-        requests=settings.slots or _TIGHT_REQUESTS,
-    )
+            yield _launch(listed, model, shape, settings, card, is_listed=True)
+    for attempt in _attempts(engine, "" if wish == "auto" else wish):
+        yield _launch(attempt, model, shape, settings, card, is_listed=False)
 
 
-def _listed(listed: GpuSettings, model: Model, shape: Shape, settings: Settings, card: Card) -> GpuLaunch:
-    if listed.engine == "tgi":
-        budget = tgi_budget(model, shape, card, quantize=listed.quantize)
-    else:
-        budget = lmdeploy_budget(
-            model,
-            shape,
-            card,
-            quantize=listed.quantize,
-            kv_bits=listed.kv_bits,
-            cache_ratio=listed.cache_ratio,
-            prefill_tokens=listed.prefill_tokens,
+def _attempts(engine: GpuEngine, quantize: str) -> Iterator[GpuSettings]:
+    """For any card: the most that is given, to be cut to what fits. LMDeploy's last is small and slow, but it runs."""
+
+    def attempt(quantize: str, prefill_tokens: int, **tight: float) -> GpuSettings:
+        return GpuSettings(
+            card="",
+            engine=engine,
+            quantize=quantize,
+            context_tokens=int(tight.get("context_tokens", DEFAULT_CONTEXT_TOKENS)),
+            prefill_tokens=prefill_tokens,
+            requests=int(tight.get("requests", MOST_REQUESTS)),
+            kv_bits=int(tight.get("kv_bits", 16)),
+            cache_ratio=tight.get("cache_ratio", 0.8),
         )
-    context = settings.context_tokens or listed.context_tokens
-    return GpuLaunch(
-        card=card,
-        cards=1,
-        quantize=listed.quantize,
-        dtype=_dtype(listed.quantize, card),
-        context_tokens=context,
-        input_tokens=_input_tokens(context),
-        prefill_tokens=_prefill_tokens(listed, context),
-        requests=settings.slots or listed.requests,
-        kv_bits=listed.kv_bits,
-        cache_ratio=listed.cache_ratio,
-        is_listed=True,
-        budget=budget,
-    )
+
+    if engine == "tgi":
+        for one in (quantize,) if quantize else ("none", "eetq", "bitsandbytes-nf4"):
+            yield attempt(one, DEFAULT_PREFILL_TOKENS)
+        return
+    for prefill_tokens in (DEFAULT_PREFILL_TOKENS, DEFAULT_PREFILL_TOKENS // 2):
+        yield attempt(quantize or "none", prefill_tokens)
+    yield attempt(quantize or "none", 1024, context_tokens=4096, requests=4, kv_bits=8, cache_ratio=0.6)
 
 
-def _computed(
-    budget: Budget,
-    model: Model,
-    settings: Settings,
-    card: Card,
-    *,
-    most_context: int = DEFAULT_CONTEXT_TOKENS,
-    prefill_tokens: int | None = None,
-    kv_bits: int = 16,
-    cache_ratio: float = 0.8,
+def _launch(
+    wanted: GpuSettings, model: Model, shape: Shape, settings: Settings, card: Card, *, is_listed: bool
 ) -> GpuLaunch:
-    room = max(LEAST_CONTEXT_TOKENS, budget.cache_tokens // 256 * 256)
-    context = settings.context_tokens or min(model.context_tokens or most_context, most_context, room)
+    prefill = wanted.prefill_tokens
+    if wanted.engine == "tgi":  # it reads a prompt at once, so it must have room for the longest one
+        prefill = max(prefill, _input_tokens(settings.context_tokens or wanted.context_tokens))
+    budget = _budget(wanted, prefill, model, shape, settings, card)
+    context, requests = wanted.context_tokens, wanted.requests
+    if not is_listed:
+        room = max(LEAST_CONTEXT_TOKENS, budget.cache_tokens // 256 * 256)
+        context = min(context, room, model.context_tokens or context)
+        requests = max(1, min(requests, budget.cache_tokens // TOKENS_A_REQUEST))
+    context = settings.context_tokens or context
     return GpuLaunch(
         card=card,
         cards=settings.gpus,
-        quantize=budget.quantize,
-        dtype=_dtype(budget.quantize, card),
+        quantize=wanted.quantize,
+        dtype=_dtype(wanted.quantize, card),
         context_tokens=context,
         input_tokens=_input_tokens(context),
-        prefill_tokens=prefill_tokens or max(context, 4096),
-        requests=settings.slots or max(1, min(MOST_REQUESTS, budget.cache_tokens // TOKENS_A_REQUEST)),
-        kv_bits=kv_bits,
-        cache_ratio=cache_ratio,
-        is_listed=False,
+        prefill_tokens=prefill,
+        requests=settings.slots or requests,
+        kv_bits=wanted.kv_bits,
+        cache_ratio=wanted.cache_ratio,
+        is_listed=is_listed,
         budget=budget,
     )
 
 
-def _prefill_tokens(listed: GpuSettings, context_tokens: int) -> int:
-    """TGI reads a prompt at once, so it must have room for the longest one; LMDeploy cuts it into pieces."""
-    return (
-        max(listed.prefill_tokens, _input_tokens(context_tokens)) if listed.engine == "tgi" else listed.prefill_tokens
+def _budget(
+    wanted: GpuSettings, prefill_tokens: int, model: Model, shape: Shape, settings: Settings, card: Card
+) -> Budget:
+    if wanted.engine == "tgi":
+        return tgi_budget(
+            model, shape, card, cards=settings.gpus, quantize=wanted.quantize, prefill_tokens=prefill_tokens
+        )
+    return lmdeploy_budget(
+        model,
+        shape,
+        card,
+        cards=settings.gpus,
+        quantize=wanted.quantize,
+        kv_bits=wanted.kv_bits,
+        cache_ratio=wanted.cache_ratio,
+        prefill_tokens=prefill_tokens,
     )
 
 

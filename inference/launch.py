@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from inference.child import Runner
@@ -20,6 +21,7 @@ from inference.settings import Settings
 from inference.status import Report
 from inference.supervisor import Supervisor, Timing
 
+DOCKER_ANSWER_S = 10
 AnyEngine = LlamaCpp | LmDeploy | Tgi | TgiContainer
 
 
@@ -45,6 +47,8 @@ def make_supervisor(engine: AnyEngine, settings: Settings, report: Report) -> Su
     timing = Timing(
         start_timeout_s=settings.start_timeout_s,
         stop_timeout_s=settings.stop_timeout_s,
+        watch_pause_s=min(10.0, settings.hang_timeout_s / 4),
+        alive_timeout_s=min(30.0, settings.hang_timeout_s / 2),
         hang_timeout_s=settings.hang_timeout_s,
     )
     mark = owner_mark(settings.data_dir)
@@ -54,7 +58,8 @@ def make_supervisor(engine: AnyEngine, settings: Settings, report: Report) -> Su
         report,
         ChildLog(settings.data_dir / "logs" / "inference.log"),
         timing=timing,
-        claim=claimed(settings.data_dir, lambda: _tidy(mark)),
+        claim=claimed(settings.data_dir),
+        tidy=partial(_tidy, mark),
     )
 
 
@@ -73,4 +78,4 @@ def _tidy(mark: str) -> None:
         from inference.containers import remove_left_containers
 
         with suppress(StartFailed):  # that Docker does not answer matters only to an engine that needs it
-            remove_left_containers(mark)
+            remove_left_containers(mark, DOCKER_ANSWER_S)

@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,8 +26,8 @@ def owner_mark(data_dir: Path) -> str:
 
 
 @contextmanager
-def claimed(data_dir: Path, tidy: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock; `tidy` is called once it is ours. Raises StartFailed when another process holds it."""
+def claimed(data_dir: Path) -> Iterator[None]:
+    """Hold the lock. Raises StartFailed when another process holds it."""
     path = data_dir / "engine.lock"
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,6 @@ def claimed(data_dir: Path, tidy: Callable[[], None]) -> Iterator[None]:
         raise StartFailed(f"{path} cannot be written: {error.strerror}. Set DATA_DIR to a folder that can.") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        tidy()
         yield
     except BlockingIOError:
         raise StartFailed(

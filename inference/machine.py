@@ -58,6 +58,12 @@ def this_machine() -> Machine:
     )
 
 
+def free_bytes(folder: Path) -> int:
+    """Free on the disk where this folder is, or will be."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
 def has_docker_socket() -> bool:
     """Whether it is worth asking for a Docker engine."""
     return os.path.exists(DOCKER_SOCKET) or bool(docker_host())

@@ -100,7 +100,7 @@ def what_lacks(engine: str, model: Model, machine: Machine) -> str:
     if engine == "lmdeploy":
         return "" if machine.lmdeploy else "lmdeploy is not installed (pip install lmdeploy==0.18.0 torch==2.10.0)"
     if not machine.docker.answers:
-        return "no Docker engine answers"
+        return "no Docker engine answers (is it started, and may this user use it?)"
     return "" if machine.docker.has_nvidia else "Docker cannot give containers a GPU (nvidia-container-toolkit)"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from contextlib import suppress
 
 from inference import guard
@@ -18,6 +19,7 @@ from inference.leftovers import OWNER_VARIABLE, end_strays
 from inference.sockets import check_port
 
 LAST_WORDS_S = 2.0
+STRAYS_S = 5.0
 
 
 class ProcessRunner:
@@ -29,7 +31,7 @@ class ProcessRunner:
 
     async def start(self, hear: Hear) -> ProcessChild:
         """The pipe is ours and not asyncio's: `Process.wait` would wait for all who hold its other end, too."""
-        end_strays(self._mark)
+        await _end_all_strays(self._mark)
         self._engine.clear_the_way()
         for port in self._engine.ports:
             check_port(port)
@@ -72,6 +74,7 @@ class ProcessChild:
         """What is left of its group ends with it: a launcher that was killed leaves its children behind."""
         returncode = await self._process.wait()
         self._kill_all()
+        await _end_all_strays(self._mark)
         await asyncio.wait([self._drain], timeout=LAST_WORDS_S)
         return returncode
 
@@ -86,6 +89,7 @@ class ProcessChild:
         finally:
             self._kill_all()
         await self._process.wait()
+        await _end_all_strays(self._mark)
         await asyncio.wait([self._drain], timeout=LAST_WORDS_S)
         self._drain.cancel()
         self._engine.clear_the_way()
@@ -97,6 +101,13 @@ class ProcessChild:
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
+
+
+async def _end_all_strays(mark: str) -> None:
+    """Until they are gone, and with them what they held of memory and ports; to be killed takes a moment."""
+    deadline = time.monotonic() + STRAYS_S
+    while end_strays(mark) and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
 
 
 async def _drain(read_end: int, hear: Hear) -> None:

@@ -45,7 +45,10 @@ class Timing:
 
 
 class Supervisor:
-    """`run` until `stop` is called or it raises; `wait_ready` and `state` tell how it is."""
+    """`run` until `stop` is called or it raises; `wait_ready` and `state` tell how it is.
+
+    `claim` is held while it runs, and `tidy`, which may take its time, is called once it is held.
+    """
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class Supervisor:
         log: ChildLog,
         *,
         claim: AbstractContextManager[None] | None = None,
+        tidy: Callable[[], None] | None = None,
         timing: Timing | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -62,6 +66,7 @@ class Supervisor:
         self._engine = engine
         self._runner = runner
         self._claim = claim or nullcontext()
+        self._tidy = tidy
         self._report = report
         self._log = log
         self._timing = timing or Timing()
@@ -114,6 +119,8 @@ class Supervisor:
 
     async def _keep_running(self) -> None:
         with self._claim:
+            if self._tidy is not None:
+                await asyncio.to_thread(self._tidy)
             failures = 0
             while True:
                 self._ready_at = None

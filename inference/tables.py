@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from inference.budget import precision
 from inference.cards import Card
@@ -54,9 +55,12 @@ def plan_table(model: Model, settings: Settings, machine: Machine) -> str:
 def _offers(engine: GpuEngine, model: Model, settings: Settings, card: Card) -> Iterator[GpuLaunch]:
     assert model.shape is not None
     seen: set[tuple[str, int]] = set()
-    for launch in launches(engine, model, model.shape, settings, card):
+    offers = list(launches(engine, model, model.shape, settings, card))
+    if engine == "lmdeploy" and settings.quantize == "auto":  # nothing makes it while loading, so auto never takes it
+        offers += launches(engine, model, model.shape, replace(settings, quantize="awq"), card)
+    for launch in offers:
         key = (launch.quantize, launch.kv_bits)
-        if key not in seen:
+        if key not in seen and key != ("awq", 8):
             seen.add(key)
             yield launch
 

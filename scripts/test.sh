@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test that this machine can run. As root it installs Debian's packages that are missing: Chromium for the
 # browser tests, PostgreSQL, Redis, Node.js and git-lfs; otherwise their tests are skipped, and pytest's summary says so.
+# The tests of containers run where a Docker engine answers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

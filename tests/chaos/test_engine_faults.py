@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -229,9 +229,10 @@ asyncio.run(work())
 """
 
 
-def supervising(folder):
+def supervising(folder, data_dir=None):
     """As the product makes it, with the lock and the clearing of leftovers."""
-    settings = Settings(root=folder, models_dir=folder / "models", data_dir=folder / "data", stop_timeout_s=1)
+    data_dir = data_dir or folder / "data"
+    settings = Settings(root=folder, models_dir=folder / "models", data_dir=data_dir, stop_timeout_s=1)
     work = folder / "run"
     work.mkdir(exist_ok=True)
     engine = Tgi(tgi_plan(folder, "tgi"), work, str(folder / "text-generation-launcher")).serving(folder / "model")
@@ -281,14 +282,43 @@ def test_a_data_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "data").write_text("a file where a folder should be")
     with (
         pytest.raises(StartFailed, match=r"cannot be written: .*Set DATA_DIR"),
-        claimed(tmp_path / "data", lambda: None),
+        claimed(tmp_path / "data"),
     ):
         pass
 
 
 def test_the_lock_ends_with_its_holder(tmp_path):
-    tidied = []
     for _ in range(2):
-        with claimed(tmp_path, lambda: tidied.append(1)):
+        with claimed(tmp_path), pytest.raises(StartFailed, match="Another process"), claimed(tmp_path):
             pass
-    assert tidied == [1, 1]
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A file system of its own without a free byte."""
+    path = tmp_path / "full"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(path)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("only root may mount a small file system")
+    try:
+        with suppress(OSError), (path / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def test_a_full_disk_under_the_data_folder_does_not_keep_the_engine_from_running(tmp_path, full_disk):
+    model_folder(tmp_path, "floods")
+    launcher(tmp_path)
+
+    async def work():
+        supervisor = supervising(tmp_path, full_disk)
+        task = asyncio.create_task(supervisor.run())
+        await supervisor.wait_ready()
+        await supervisor.stop()
+        await task
+
+    run(work())

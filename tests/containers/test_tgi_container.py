@@ -24,6 +24,7 @@ from inference.engines.tgi_container import TgiContainer
 from inference.errors import Cancelled, ChildExited, StartFailed
 from inference.launch import make_supervisor
 from inference.leftovers import owner_mark
+from inference.machine import DockerState, this_machine
 from inference.settings import Settings
 from inference.supervisor import Supervisor
 from tests.tgi_plan import QUICK, model_folder, tgi_plan
@@ -224,6 +225,10 @@ def test_a_stop_while_it_starts_leaves_nothing(world):
 
     run(work())
     assert containers_of(one.mark) == []
+
+
+def test_the_machine_tells_that_docker_answers_and_has_no_card(tgi_image):
+    assert this_machine().docker == DockerState(answers=True, has_nvidia=False)
 
 
 KILLED_OWNER = """

@@ -5,6 +5,7 @@ They stand in docs/models.md, "What fits where".
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -105,7 +106,7 @@ def test_where_no_precision_fits_a_smaller_model_is_named(settings):
 
 def test_a_wish_for_more_context_than_the_card_has_is_refused_with_the_numbers(settings):
     asked = replace(settings, engine="tgi", context_tokens=32768, quantize="none")
-    with pytest.raises(DoesNotFit, match=r"32287 tokens of context fit instead of 32768"):
+    with pytest.raises(DoesNotFit, match=r"and so \d+ tokens of context fit instead of 32768 or more"):
         make_plan(SEVEN, asked, machine("A10"))
     assert make_plan(SEVEN, replace(asked, quantize="auto"), machine("A10")).gpu.quantize == "eetq"
 
@@ -182,7 +183,13 @@ def test_an_engine_that_is_asked_for_and_not_there_says_why(settings, engine, ch
         make_plan(SEVEN, replace(settings, engine=engine), replace(machine("A10"), **changes))
 
 
-@pytest.mark.parametrize(("engine", "wish"), [("tgi", "awq"), ("lmdeploy", "eetq"), ("tgi", "int3")])
+def test_files_that_were_quantized_beforehand_are_counted_as_they_are(settings):
+    small = replace(TWENTY, layout="llama", size_bytes=11 * GIB)
+    gpu = make_plan(small, replace(settings, engine="lmdeploy"), machine("A10")).gpu
+    assert (gpu.quantize, gpu.budget.weight_bytes) == ("none", 11 * GIB)
+
+
+@pytest.mark.parametrize(("engine", "wish"), [("tgi", "awq"), ("lmdeploy", "awq"), ("lmdeploy", "eetq"), ("tgi", "x")])
 def test_a_precision_that_the_engine_lacks_is_refused(settings, engine, wish):
     with pytest.raises(SettingsError, match=f"INFERENCE_QUANTIZE is {wish}, but {engine} has auto, none"):
         make_plan(SEVEN, replace(settings, engine=engine, quantize=wish), machine("A10"))
@@ -190,7 +197,7 @@ def test_a_precision_that_the_engine_lacks_is_refused(settings, engine, wish):
 
 def test_the_table_shows_what_fits_and_by_how_much_the_rest_does_not(settings):
     rows = plan_table(TWENTY, settings, machine("A100-40")).splitlines()
-    assert [row.split()[-1] for row in rows[1:]] == ["short", "yes", "yes", "short", "yes"]
+    assert [row.split()[-1] for row in rows[1:]] == ["short", "yes", "yes", "short", "yes", "yes"]
     assert "no, 3.4 GiB short" in rows[1]
     assert plan_table(TWENTY, settings, machine()) == ""
 
@@ -210,3 +217,10 @@ def test_the_list_says_where_each_model_would_run(settings):
     text = list_table(MODELS.values(), replace(settings, model="internlm2-chat-7b"), machine("A10"))
     assert re.search(r"^\* +internlm2-chat-7b .* tgi ", text, re.MULTILINE)
     assert re.search(r"^ +smollm2-135m-instruct .* llamacpp ", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("model", "card"), [(SEVEN, "A10"), (TWENTY, "A100-40")])
+def test_the_plans_in_models_md_are_as_printed(settings, model, card):
+    document = (Path(__file__).resolve().parents[3] / "docs" / "models.md").read_text()
+    printed = plan_table(model, settings, machine(card)), plan_text(make_plan(model, settings, machine(card)))
+    assert "\n\n".join(printed) in document

@@ -27,6 +27,40 @@ def test_list_marks_the_chosen_model(capsys, monkeypatch):
     assert all(any(f" {name} " in line for line in lines) for name in load_catalogue())
 
 
+def test_a_catalogue_of_ones_own_is_listed_and_planned(capsys, monkeypatch, write, catalogue_text):
+    own = write("own.toml", catalogue_text.replace("context_tokens = 10", "context_tokens = 4096"))
+    monkeypatch.setenv("INFERENCE_MODELS_FILE", str(own))
+    assert main(["list"]) == 0
+    assert " m " in capsys.readouterr().out
+    assert main(["plan", "--model", "m", "--gpu", "A10"]) == 0
+    said = capsys.readouterr().out
+    assert "Plan: tgi" in said
+    assert "free on the disk" in said
+
+
+def test_a_catalogue_that_is_not_there_is_named_with_its_variable(capsys, monkeypatch):
+    monkeypatch.setenv("INFERENCE_MODELS_FILE", "/no/such.toml")
+    assert main(["list"]) == 2
+    assert "INFERENCE_MODELS_FILE is /no/such.toml, but there is no such file" in capsys.readouterr().err
+
+
+def test_a_dry_run_prints_how_the_engine_would_be_started(capsys):
+    argv = ["serve", "--dry-run", "--model", "internlm2-chat-7b", "--engine", "tgi-container", "--gpu", "A10"]
+    assert main(argv) == 0
+    said = capsys.readouterr().out
+    assert "docker run" in said
+    assert "--env API_KEY=***" in said
+    assert "--max-total-tokens 8192" in said
+
+
+def test_a_plan_that_does_not_fit_ends_with_7_and_names_the_nearest(capsys, monkeypatch):
+    monkeypatch.setenv("INFERENCE_QUANTIZE", "none")
+    assert main(["plan", "--model", "internlm2-chat-20b", "--engine", "tgi", "--gpu", "A100-40"]) == 7
+    said = capsys.readouterr()
+    assert "no, 3.4 GiB short" in said.out
+    assert "The nearest that fits: tgi with INFERENCE_QUANTIZE=eetq" in said.err
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "part"),
     [
