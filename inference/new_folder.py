@@ -18,6 +18,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -124,14 +125,21 @@ class _Work:
         self._write_record()
         self._check_room(left)
         self._total = sum(output.size_bytes for output in left)
-        for number, output in enumerate(left, start=len(self._outputs) - len(left) + 1):
-            self._message = f"converting {len(self._outputs)} files of weights to {self._target}: file {number}"
-            self._write(output, planned[output.name])
-        for one in self._small:
-            self._stop_if_cancelled()
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="small-files") as beside:
+            small = beside.submit(self._write_small, self._small[:-1])
+            for number, output in enumerate(left, start=len(self._outputs) - len(left) + 1):
+                self._message = f"converting the weights to {self._target}: file {number} of {len(self._outputs)}"
+                self._write(output, planned[output.name])
             self._report(Progress("convert", message="writing the tokenizer and the settings"))
-            self._place(one.name, one.write)
+            small.result()
+        self._write_small(self._small[-1:])
         self._write_record(is_complete=True)
+
+    def _write_small(self, files: Sequence[SmallFile]) -> None:
+        """Beside the weights, since the tokenizer takes a second of computing and they take none."""
+        for one in files:
+            self._stop_if_cancelled()
+            self._place(one.name, one.write)
 
     def _has_small(self) -> bool:
         return all((self._target / one.name).exists() for one in self._small)
@@ -170,6 +178,9 @@ class _Work:
 
     def _write(self, output: Output, finished: Finished) -> None:
         self._place(output.name, lambda path: self._fill(path, output))
+        if _finished(output) != finished:
+            (self._target / output.name).unlink()
+            raise ConvertError(f"{output.source} was changed while it was converted. Begin again when it is complete.")
         self._finished.append(finished)
         self._write_record()
 

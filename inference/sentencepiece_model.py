@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from inference.errors import VerifyError
 from inference.weights.tensors import refuse_pointer
 
 MOST_BYTES = 64 << 20
 _BPE = 2
+_TEXT_TAG, _SCORE_TAG = 1 << 3 | 2, 2 << 3 | 5  # number of the field, and the kind of what follows
+_SCORE = struct.Struct("<f")
 
 
 class Kind(IntEnum):
@@ -30,8 +33,7 @@ class Kind(IntEnum):
     BYTE = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Sentencepiece:
+class Sentencepiece(NamedTuple):
     """One piece; its id is its place. BPE joins the pair with the highest `score` first."""
 
     text: str
@@ -59,7 +61,7 @@ def read_sentencepiece(path: Path) -> SentencepieceModel:
     if len(content) > MOST_BYTES:
         raise damaged
     try:
-        model = _model(memoryview(content))
+        model = _model(content)
     except (ValueError, IndexError, struct.error):
         raise damaged from None
     if not model.pieces:
@@ -67,13 +69,13 @@ def read_sentencepiece(path: Path) -> SentencepieceModel:
     return model
 
 
-def _model(content: memoryview) -> SentencepieceModel:
+def _model(content: bytes) -> SentencepieceModel:
     pieces: list[Sentencepiece] = []
-    trainer: dict[int, int | memoryview] = {}
-    normalizer: dict[int, int | memoryview] = {}
+    trainer: dict[int, int | bytes] = {}
+    normalizer: dict[int, int | bytes] = {}
     for number, value in _fields(content):
         if number == 1:
-            pieces.append(_piece(dict(_fields(_bytes(value)))))
+            pieces.append(_piece(_bytes(value)))
         elif number == 2:
             trainer = dict(_fields(_bytes(value)))
         elif number == 3:
@@ -81,15 +83,21 @@ def _model(content: memoryview) -> SentencepieceModel:
     return SentencepieceModel(tuple(pieces), tuple(_oddities(trainer, normalizer)))
 
 
-def _piece(fields: dict[int, int | memoryview]) -> Sentencepiece:
-    score = struct.unpack("<f", _bytes(fields.get(2, memoryview(bytes(4)))))[0]
+def _piece(content: bytes) -> Sentencepiece:
+    """The form that nearly all have is looked for first: text, score, and nothing else."""
+    if content[0] == _TEXT_TAG and content[1] < 128:
+        end = 2 + content[1]
+        if len(content) == end + 5 and content[end] == _SCORE_TAG:
+            return Sentencepiece(content[2:end].decode(), _SCORE.unpack_from(content, end + 1)[0], Kind.NORMAL)
+    fields = dict(_fields(content))
     kind = fields.get(3, Kind.NORMAL)
     if not isinstance(kind, int):
         raise ValueError("a kind that is no number")
-    return Sentencepiece(bytes(_bytes(fields[1] if 1 in fields else memoryview(b""))).decode(), score, Kind(kind))
+    score = _SCORE.unpack(_bytes(fields.get(2, bytes(4))))[0]
+    return Sentencepiece(_bytes(fields.get(1, b"")).decode(), score, Kind(kind))
 
 
-def _oddities(trainer: dict[int, int | memoryview], normalizer: dict[int, int | memoryview]) -> Iterator[str]:
+def _oddities(trainer: dict[int, int | bytes], normalizer: dict[int, int | bytes]) -> Iterator[str]:
     """The numbers are the format's; a field that is absent has the default that stands here."""
     if trainer.get(3, 1) != _BPE:
         yield "it is not of the kind BPE"
@@ -97,7 +105,7 @@ def _oddities(trainer: dict[int, int | memoryview], normalizer: dict[int, int | 
         yield "it has no byte fallback"
     if trainer.get(24, 0):
         yield "it writes spaces at the end of words"
-    if bytes(_bytes(normalizer.get(2, memoryview(b"")))):
+    if _bytes(normalizer.get(2, b"")):
         yield "it normalizes characters"
     if normalizer.get(3, 1):
         yield "it puts a space before each text"
@@ -107,7 +115,7 @@ def _oddities(trainer: dict[int, int | memoryview], normalizer: dict[int, int | 
         yield "it does not escape spaces"
 
 
-def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
     position = 0
     while position < len(content):
         tag, position = _varint(content, position)
@@ -128,7 +136,7 @@ def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         position += length
 
 
-def _varint(content: memoryview, position: int) -> tuple[int, int]:
+def _varint(content: bytes, position: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = content[position]
@@ -141,7 +149,7 @@ def _varint(content: memoryview, position: int) -> tuple[int, int]:
             raise ValueError("a number that is too long")
 
 
-def _bytes(value: int | memoryview) -> memoryview:
+def _bytes(value: int | bytes) -> bytes:
     if isinstance(value, int):
         raise ValueError("a number where bytes should be")
     return value

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from inference.checks.gguf_file import check_gguf
-from inference.checks.problem import ALL, SERVERS, Problem
+from inference.checks.problem import ALL, SERVERS, Problem, about
 from inference.checks.settings import check_settings
 from inference.checks.tokenizer import check_tokenizer
 from inference.checks.weights import check_torch_files, check_weights
@@ -67,7 +67,7 @@ def _model_problems(folder: Path) -> Iterator[Problem]:
         config = read_config(folder)
     except VerifyError as error:
         path = folder / "config.json"
-        yield Problem(path, error.message.removeprefix(f"{path} ").removeprefix(f"{path}: "), ALL)
+        yield Problem(path, about(path, error.message), ALL)
     yield from check_weights(folder, config)
     if config:
         yield from check_settings(folder, config)
@@ -85,7 +85,7 @@ def _adapter_problems(folder: Path) -> Iterator[Problem]:
         read_json(folder / "adapter_config.json")
         tensors = read_weights(weights)
     except VerifyError as error:
-        yield Problem(weights, error.message.removeprefix(f"{weights} ").removeprefix(f"{weights}: "), SERVERS)
+        yield Problem(weights, about(weights, error.message), SERVERS)
         return
     if any(".attention.w" in tensor.name or ".feed_forward.w" in tensor.name for tensor in tensors):
         message = "The adapter is for InternLM2's own layout. Convert it too: python -m inference convert SRC DST"

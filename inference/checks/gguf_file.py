@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from inference.checks.problem import LLAMACPP, Problem
+from inference.checks.problem import LLAMACPP, Problem, about
 from inference.errors import InferenceError
 from inference.gguf import GgufArray, GgufFile, read_gguf
 from inference.sources.local import check_local_file
@@ -100,4 +100,4 @@ def _check_tokenizer(path: Path, file: GgufFile) -> Iterator[Problem]:
 
 
 def _problem(path: Path, message: str, is_fatal: bool = True) -> Problem:
-    return Problem(path, message.removeprefix(f"{path} "), (LLAMACPP,), is_fatal)
+    return Problem(path, about(path, message), (LLAMACPP,), is_fatal)

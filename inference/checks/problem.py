@@ -28,3 +28,11 @@ class Problem:
     def __str__(self) -> str:
         kind = "error" if self.is_fatal else "note"
         return f"{kind}: {self.file}: {self.message} [{', '.join(self.engines)}]"
+
+
+def about(path: Path, message: str) -> str:
+    """An error's sentence for a line that begins with the file's name."""
+    if message.startswith(f"{path}: "):
+        message = message.removeprefix(f"{path}: ")
+        return message[:1].upper() + message[1:] if message[:1].islower() and "_" not in message.split()[0] else message
+    return f"It {message.removeprefix(f'{path} ')}" if message.startswith(f"{path} ") else message

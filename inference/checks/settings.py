@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from inference.checks.problem import ALL, LLAMACPP, SERVERS, TGI, Problem
+from inference.checks.problem import ALL, LLAMACPP, SERVERS, TGI, Problem, about
 from inference.errors import ConvertError, VerifyError
 from inference.llama_config import rope_scaling
 from inference.model_config import ModelConfig, read_json
@@ -72,7 +72,9 @@ def check_stop_ids(folder: Path, config: ModelConfig) -> Iterator[Problem]:
     try:
         told = read_json(path).get("eos_token_id")
     except VerifyError as error:
-        yield Problem(path, f"{error.message} TGI and LMDeploy skip it without a word, and chats run on.", SERVERS)
+        yield Problem(
+            path, f"{about(path, error.message)} TGI and LMDeploy skip it without a word, and chats run on.", SERVERS
+        )
         return
     if not isinstance(told, list):
         message = f"eos_token_id is {told}, no list: TGI then ignores the file, and chats may run on. Write a list."

@@ -15,7 +15,7 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from inference.chat_template import read_chat_template, read_tgi_template
-from inference.checks.problem import ALL, LLAMACPP, LMDEPLOY, SERVERS, TGI, Problem
+from inference.checks.problem import ALL, LLAMACPP, LMDEPLOY, SERVERS, TGI, Problem, about
 from inference.checks.settings import added_tokens
 from inference.errors import InferenceError, VerifyError
 from inference.model_config import ModelConfig, read_json
@@ -49,7 +49,7 @@ def _check_sentencepiece(folder: Path, config: ModelConfig) -> Iterator[Problem]
         vocabulary = read_vocabulary(folder, config.vocab)
         check_equal(vocabulary)
     except InferenceError as error:
-        yield Problem(path, error.message.removeprefix(f"{path} "), ALL if is_source else (LLAMACPP,), is_source)
+        yield Problem(path, about(path, error.message), ALL if is_source else (LLAMACPP,), is_source)
         return
     if vocabulary.left_out:
         message = f"Tokens beyond the embedding's {config.vocab} rows are named: {', '.join(vocabulary.left_out[:6])}."
@@ -61,7 +61,7 @@ def _check_json(folder: Path, config: ModelConfig) -> Iterator[Problem]:
     try:
         content = read_json(path)
     except VerifyError as error:
-        yield Problem(path, f"{error.message.removeprefix(f'{path} ')} TGI and LMDeploy do not start without.", SERVERS)
+        yield Problem(path, f"{about(path, error.message)} TGI and LMDeploy do not start without.", SERVERS)
         return
     model = content.get("model")
     vocabulary: Any = model.get("vocab") if isinstance(model, dict) else None
@@ -89,7 +89,7 @@ def _check_class(folder: Path, config: ModelConfig) -> Iterator[Problem]:
     try:
         content = read_json(path)
     except VerifyError as error:
-        yield Problem(path, error.message.removeprefix(f"{path} "), SERVERS)
+        yield Problem(path, about(path, error.message), SERVERS)
         return
     name = content.get("tokenizer_class")
     if name == "TokenizersBackend":

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from inference.checks.problem import ALL, LMDEPLOY, TGI, Problem
+from inference.checks.problem import ALL, LMDEPLOY, TGI, Problem, about
 from inference.errors import VerifyError
 from inference.llama_layout import internlm2_tensors, is_dropped, llama_tensors, missing_tensors, reason_against
 from inference.model_config import ModelConfig
@@ -159,4 +159,4 @@ def check_torch_files(folder: Path, config: ModelConfig) -> Iterator[Problem]:
 
 
 def _problem(path: Path, error: VerifyError) -> Problem:
-    return Problem(path, error.message.removeprefix(f"{path} ").removeprefix(f"{path}: "), ALL)
+    return Problem(path, about(path, error.message), ALL)

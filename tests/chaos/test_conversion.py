@@ -107,6 +107,23 @@ def test_memory_stays_below_64_mib_whatever_the_size(tmp_path):
     assert 5_000 < most < MOST_ANONYMOUS_KB
 
 
+def test_memory_for_gguf_does_not_grow_with_the_tensors(tmp_path):
+    """The embedding and the head have 379 MB each; their numbers pass as 32-bit ones, some rows at a time."""
+    source = tmp_path / "source"
+    write_model(source, Form())
+    sparse_model(source, Form(heads=16, kv_heads=8, head_dim=128, layers=1, intermediate=1024))
+    command = [sys.executable, "-m", "inference", "convert", str(source), str(tmp_path / "m.gguf"), "--gguf", "Q8_0"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    most = 0
+    while process.poll() is None:
+        most = max(most, anonymous_kb(process.pid))
+        time.sleep(0.005)
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert (tmp_path / "m.gguf").stat().st_size > 400_000_000
+    assert 10_000 < most < 300_000, most
+
+
 def sparse_model(folder: Path, form: Form) -> None:
     """Weights of zeros that take no room on the disk."""
     config = config_of(form, 92544)

@@ -113,7 +113,9 @@ def test_convert_and_verify_take_folders_and_say_what_is_wrong(tmp_path, capsys)
     assert main(["verify", str(target)]) == 5
     lines = capsys.readouterr().out.splitlines()
     assert all(line.startswith(f"error: {target}/") for line in lines)
-    assert lines[0] == f"error: {target}/model.safetensors: is empty. Fetch or copy it again. [tgi, lmdeploy, llamacpp]"
+    assert (
+        lines[0] == f"error: {target}/model.safetensors: It is empty. Fetch or copy it again. [tgi, lmdeploy, llamacpp]"
+    )
 
 
 def test_help_has_examples_and_exit_codes():
