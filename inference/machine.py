@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inference.cards import Card, list_cards
-from inference.settings import docker_host
+from inference.settings import DOCKER_SOCKET, docker_host
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
-DOCKER_SOCKET = "/var/run/docker.sock"
 
 
 @dataclass(frozen=True)

