@@ -18,6 +18,10 @@ setup: ## make .venv and install from the lock file (only when it has changed)
 setup-dev: ## the same with the tools for tests and checks
 	@scripts/setup.sh requirements-dev.lock
 
+.PHONY: setup-torch
+setup-torch: setup-dev ## torch and transformers, for the tests that compare with them (large)
+	$(PY) -m pip install --quiet --group torch-tests
+
 .PHONY: run
 run: setup ## start everything on this machine (MODEL=… PORT=… HOST=…)
 	@exec $(PY) app.py

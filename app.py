@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))  # it runs from any folder, and through a symbolic link
 
 import inference
-from inference import InferenceError, LaunchPlan, LlamaCpp, Progress, Report, StatusFile
+from inference import AnyEngine, InferenceError, LaunchPlan, Progress, Report, StatusFile
 
 EXAMPLES = """examples:
   python app.py
@@ -67,12 +67,15 @@ def main() -> int:
             signal.signal(number, signal.default_int_handler)  # until the loop runs, both stop alike
         address = _bind(environ)
         settings = inference.Settings.from_env(environ, ROOT)
-        model = inference.find_model(settings.model, inference.load_catalogue(), settings.root)
-        plan = inference.make_plan(model, settings, inference.this_machine())
+        catalogue = inference.load_catalogue(own=settings.models_file)
+        model = inference.find_model(settings.model, catalogue, settings.root)
+        machine = inference.this_machine()
+        plan = inference.make_plan(model, settings, machine, catalogue.values())
         _configure_logs(settings.data_dir / "logs")
         with inference.socket_folder(settings.runtime_dirs) as folder:
+            engine = inference.make_engine(plan, settings, machine, folder)
             with asyncio.Runner(loop_factory=_new_loop) as runner:
-                runner.run(_serve(plan, LlamaCpp(plan, folder), settings, environ, address))
+                runner.run(_serve(plan, engine, settings, environ, address))
     except InferenceError as error:
         return _fail(error.message, error.exit_code)
     except CannotStart as error:
@@ -92,7 +95,7 @@ def _options() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", help="a name of `python -m inference list`, or the path of a .gguf file")
-    parser.add_argument("--engine", help="auto or llamacpp")
+    parser.add_argument("--engine", help="auto, tgi, tgi-container, lmdeploy or llamacpp")
     parser.add_argument("--host", help="address to listen on (127.0.0.1; all addresses in a container or Space)")
     parser.add_argument("--port", help=f"port to listen on ({DEFAULT_PORT}; 0 takes a free one)")
     return parser.parse_args()
@@ -173,7 +176,7 @@ def _configure_logs(folder: Path) -> None:
 
 async def _serve(
     plan: LaunchPlan,
-    engine: LlamaCpp,
+    engine: AnyEngine,
     settings: inference.Settings,
     environ: Mapping[str, str],
     listener: socket.socket,
@@ -187,7 +190,7 @@ async def _serve(
 
     where = ", and on every other address of this machine" if _is_on_all_addresses(listener) else ""
     print(f"listening on port {listener.getsockname()[1]} ({_url_of(listener)}{where})", flush=True)
-    print(f"the model comes next: {plan.model.title}", flush=True)
+    print(f"the model comes next: {plan.model.title}, on {plan.reason}", flush=True)
     print("starting the gateway and the web UI", flush=True)
     cancelled = threading.Event()
     early_stop = _EarlyStop()
@@ -232,7 +235,7 @@ class _EarlyStop:
 
 
 def _build(
-    plan: LaunchPlan, engine: LlamaCpp, environ: Mapping[str, str], listener: socket.socket
+    plan: LaunchPlan, engine: AnyEngine, environ: Mapping[str, str], listener: socket.socket
 ) -> tuple[Server, contextlib.AbstractAsyncContextManager[object]]:
     """The gateway with the web UI mounted on it, and the web UI's lifespan. Imports late: the port is open by now.
 
@@ -257,7 +260,7 @@ def _build(
         "WEBUI_GATEWAY_URL": _url_of(listener),
     }
     defaults = defaults_of(environ)
-    if plan.model.name.startswith("internlm2"):
+    if plan.model.prompt == "internlm2":
         defaults["GATEWAY_TOOL_FORMAT"] = "internlm2"
     whole = {**defaults, **environ, **ours, "PORT": str(port), "HOST": host}
     text = inference.model_text(plan.model)
@@ -288,12 +291,14 @@ def defaults_of(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 async def _run_model(
-    engine: LlamaCpp, settings: inference.Settings, report: Report, cancelled: threading.Event, url: str
+    engine: AnyEngine, settings: inference.Settings, report: Report, cancelled: threading.Event, url: str
 ) -> None:
     """Prepares the model and keeps its engine running. When that fails the page stays, and says why."""
+    model, form = engine.plan.model, engine.plan.form
     try:
-        file = await asyncio.to_thread(inference.prepare, engine.plan.model, settings, report, cancelled=cancelled)
-        supervisor = inference.make_supervisor(engine.serving(file), settings, report)
+        await inference.run_prestart(settings, report)
+        path = await asyncio.to_thread(inference.prepare, model, settings, report, form=form, cancelled=cancelled)
+        supervisor = inference.make_supervisor(engine.serving(path), settings, report)
         announcing = asyncio.create_task(_announce(supervisor, url, settings.data_dir))
         try:
             await supervisor.run()

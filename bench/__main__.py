@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 import uvloop
 
 from bench import (
+    convert,
     departures,
     fairness,
     faults,
@@ -40,6 +41,7 @@ PARTS: dict[str, Callable[[Options], Awaitable[list[Row]]]] = {
     "outage": outage.measure,
     "memory": memory.measure,
     "model": model.measure,
+    "convert": convert.measure,
 }
 ON_DEMAND: dict[str, Callable[[Options], Awaitable[list[Row]]]] = {"profile": profile.measure}
 

@@ -24,10 +24,11 @@ async def measure(options: Options) -> list[Row]:
     does."""
     settings = inference.Settings.from_env(os.environ, ROOT)
     found = inference.find_model("smollm2-135m-instruct", inference.load_catalogue(), ROOT)
-    plan = inference.make_plan(found, settings, inference.this_machine())
+    machine = inference.this_machine()
+    plan = inference.make_plan(found, settings, machine)
     file = await asyncio.to_thread(inference.prepare, found, settings, inference.ProgressLine())
     with inference.socket_folder(settings.runtime_dirs) as folder, tempfile.TemporaryDirectory() as data:
-        engine = inference.LlamaCpp(plan, folder).serving(file)
+        engine = inference.make_engine(plan, settings, machine, folder).serving(file)
         supervisor = inference.make_supervisor(engine, settings, lambda news: None)
         running = asyncio.create_task(supervisor.run())
         try:

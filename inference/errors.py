@@ -11,6 +11,8 @@
 | StartFailed   | 8    | the engine ended before it could answer for the first time        |
 | NotReadyInTime| 9    | the engine runs but has not answered in time                      |
 | ChildExited   | 10   | the engine keeps ending; it is not started again                  |
+| ConvertError  | 11   | a model cannot be converted (not an InternLM2, or a target not ours)|
+| UploadError   | 12   | a model cannot be published (token, network, or what is in its folder) |
 | Cancelled     | 130  | stopped by the person or program that started it                  |
 
 A message is one or more plain sentences: what happened and what to do. It is shown as it is, without a traceback.
@@ -61,6 +63,14 @@ class NotReadyInTime(InferenceError):
 
 class ChildExited(InferenceError):
     exit_code = 10
+
+
+class ConvertError(InferenceError):
+    exit_code = 11
+
+
+class UploadError(InferenceError):
+    exit_code = 12
 
 
 class Cancelled(InferenceError):

@@ -1,4 +1,5 @@
-"""What this machine may use: cores and memory, as the process may use them (affinity, containers), not as built in.
+"""What this machine may use: cores and memory, as the process may use them (affinity, containers), not as built in;
+its cards, and which engines are there.
 
 Sources: `sched_getaffinity(2)`; control groups version 2 (`cpu.max`: "QUOTA PERIOD" in µs or "max", `memory.max`:
 bytes or "max") and version 1 (`cpu.cfs_quota_us`, `cpu.cfs_period_us`, `memory.limit_in_bytes`); `sysconf(3)`.
@@ -6,30 +7,87 @@ bytes or "max") and version 1 (`cpu.cfs_quota_us`, `cpu.cfs_period_us`, `memory.
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from inference.cards import Card, list_cards
+from inference.settings import DOCKER_SOCKET, docker_host
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True)
+class DockerState:
+    """`has_nvidia`: NVIDIA's runtime is installed, so containers can have a card."""
+
+    answers: bool = False
+    has_nvidia: bool = False
+
+
+@dataclass(frozen=True)
 class Machine:
+    """`launcher` and `lmdeploy` are the paths of those programs, None where they are not installed."""
+
     cores: int
     memory_bytes: int
+    cards: tuple[Card, ...] = ()
+    docker: DockerState = DockerState()
+    launcher: str | None = None
+    lmdeploy: str | None = None
+    has_llamacpp: bool = True
 
 
-def this_machine(cgroups: Path = CGROUPS, own_cgroup: Path = OWN_CGROUP) -> Machine:
+def this_machine() -> Machine:
+    """All of it. Looks for cards and asks Docker, which takes a moment and starts a process."""
+    cores, memory = usable_cores_and_memory()
+    return Machine(
+        cores=cores,
+        memory_bytes=memory,
+        cards=list_cards(),
+        docker=_docker(),
+        launcher=shutil.which("text-generation-launcher"),
+        lmdeploy=shutil.which("lmdeploy"),
+        has_llamacpp=importlib.util.find_spec("xllamacpp") is not None,
+    )
+
+
+def free_bytes(folder: Path) -> int:
+    """Free on the disk where this folder is, or will be."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def has_docker_socket() -> bool:
+    """Whether it is worth asking for a Docker engine."""
+    return os.path.exists(DOCKER_SOCKET) or bool(docker_host())
+
+
+def _docker() -> DockerState:
+    """The client is imported only where there may be an engine: it takes a quarter of a second."""
+    if not has_docker_socket():
+        return DockerState()
+    from inference.docker_engine import docker_info
+
+    info = docker_info()
+    devices = (info or {}).get("DiscoveredDevices") or []
+    is_listed = any("nvidia" in str(device.get("ID", "")) for device in devices)
+    return DockerState(info is not None, is_listed or "nvidia" in ((info or {}).get("Runtimes") or {}))
+
+
+def usable_cores_and_memory(cgroups: Path = CGROUPS, own_cgroup: Path = OWN_CGROUP) -> tuple[int, int]:
     """Cores (at least 1; a share of one and a half counts as one) and memory in bytes."""
     cores = float(_affine_cores())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for folder in _folders(cgroups, own_cgroup):
         cores = min([cores, *_cpu_limits(folder)])
         memory = min([memory, *_memory_limits(folder)])
-    return Machine(cores=max(1, int(cores)), memory_bytes=memory)
+    return max(1, int(cores)), memory
 
 
 def _affine_cores() -> int:

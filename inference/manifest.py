@@ -86,6 +86,13 @@ def _verified(folder: Path, record: FileRecord, count: Count) -> FileRecord:
 
 def check_sha256(path: Path, expected: str, count: Count) -> None:
     """Raises VerifyError when the file's SHA-256 is another one, or when it cannot be read."""
+    found = sha256_of(path, count)
+    if found != expected:
+        raise VerifyError(f"{path} has the SHA-256 {found} instead of {expected}.")
+
+
+def sha256_of(path: Path, count: Count) -> str:
+    """In lower-case hex. Raises VerifyError when the file cannot be read."""
     digest = hashlib.sha256()
     done = 0
     try:
@@ -96,5 +103,4 @@ def check_sha256(path: Path, expected: str, count: Count) -> None:
                 count(done)
     except OSError as error:
         raise VerifyError(f"{path} cannot be read ({error.strerror}).") from None
-    if digest.hexdigest() != expected:
-        raise VerifyError(f"{path} has the SHA-256 {digest.hexdigest()} instead of {expected}.")
+    return digest.hexdigest()

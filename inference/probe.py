@@ -26,13 +26,12 @@ class ProbeFailed(Exception):
 async def generate_one_token(endpoint: str, api_key: str, model: str, *, timeout_s: float) -> None:
     """Have `endpoint` (`unix:/path` or `http://host:port`) generate one token of a chat. Raises ProbeFailed."""
     body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
-    try:
-        async with asyncio.timeout(timeout_s):
-            status, answer = await _post(endpoint, "/v1/chat/completions", api_key, body)
-    except TimeoutError:
-        raise ProbeFailed(f"no answer within {timeout_s:g} s") from None
-    except (OSError, ValueError, asyncio.IncompleteReadError) as error:
-        raise ProbeFailed(f"cannot be reached ({error})") from None
+    content = json.dumps(body).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        f"Authorization: Bearer {api_key}\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    status, answer = await _ask(endpoint, head.encode() + content, timeout_s)
     if status != 200:
         is_final = status not in (408, 425, 429, 503)
         raise ProbeFailed(f"answered {status}: {_error_text(answer)}", is_final=is_final)
@@ -40,22 +39,33 @@ async def generate_one_token(endpoint: str, api_key: str, model: str, *, timeout
         raise ProbeFailed("answered without a choice", is_final=True)
 
 
-async def _post(endpoint: str, path: str, api_key: str, body: dict[str, Any]) -> tuple[int, Any]:
-    content = json.dumps(body).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {api_key}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
-    )
+async def get(endpoint: str, path: str, *, timeout_s: float) -> tuple[int, Any]:
+    """Status and JSON body (None when it is not JSON) of a path that wants no key. Raises ProbeFailed."""
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    return await _ask(endpoint, head.encode(), timeout_s)
+
+
+async def _ask(endpoint: str, request: bytes, timeout_s: float) -> tuple[int, Any]:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return _parse(await _exchange(endpoint, request))
+    except TimeoutError:
+        raise ProbeFailed(f"no answer within {timeout_s:g} s") from None
+    except (OSError, ValueError, asyncio.IncompleteReadError) as error:
+        raise ProbeFailed(f"cannot be reached ({error})") from None
+
+
+async def _exchange(endpoint: str, request: bytes) -> bytes:
     reader, writer = await _open(endpoint)
     try:
-        writer.write(head.encode() + content)
+        writer.write(request)
         await writer.drain()
         answer = bytearray()
         while len(answer) < MOST_ANSWER_BYTES and (block := await reader.read(65536)):
             answer += block
     finally:
         writer.transport.abort()
-    return _parse(bytes(answer))
+    return bytes(answer)
 
 
 async def _open(endpoint: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -29,14 +29,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Stage = Literal["download", "convert", "verify", "start", "load", "warmup", "ready", "restarting", "failed"]
+Stage = Literal["download", "convert", "verify", "start", "load", "warmup", "ready", "restarting", "failed", "publish"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One piece of news: the stage, and how far it has come in bytes (`total` 0: not known, or nothing to count)."""
+    """One piece of news: the stage, and how far it has come in bytes (`total` 0: not known, or nothing to count).
+
+    The stage `publish` comes on the command line only, never in the file.
+    """
 
     stage: Stage
     done: int = 0

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test that this machine can run. As root it installs Debian's packages that are missing: Chromium for the
-# browser tests, PostgreSQL, Redis and Node.js; otherwise their tests are skipped, and pytest's summary says so.
+# browser tests, PostgreSQL, Redis, Node.js and git-lfs; otherwise their tests are skipped, and pytest's summary says so.
+# The tests of containers run where a Docker engine answers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,5 +28,8 @@ if ! command -v redis-server >/dev/null; then
 fi
 if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
   provide "the tests of JavaScript clients" nodejs npm
+fi
+if ! command -v git-lfs >/dev/null; then
+  provide "the tests of fetching and publishing models by git" git git-lfs
 fi
 exec .venv/bin/python -m pytest "$@"

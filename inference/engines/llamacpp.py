@@ -13,10 +13,10 @@ from pathlib import Path
 
 from inference.engines.openmp import openmp_environment
 from inference.plan import LaunchPlan
-from inference.probe import generate_one_token
+from inference.probe import ProbeFailed, generate_one_token, get
 from inference.settings import child_environment
 from inference.sizes import gibibytes
-from inference.status import Stage
+from inference.status import Progress
 
 SERVER = Path(__file__).with_name("llamacpp_server.py")
 
@@ -31,10 +31,15 @@ class LlamaCpp:
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     dialect: str = "llamacpp"
     parent_death_signal: int = signal.SIGKILL
+    stop_signals: tuple[int, ...] = (signal.SIGTERM,)
 
     def serving(self, model_file: Path) -> LlamaCpp:
         """The same engine (same endpoint, same key) with its model."""
         return replace(self, model_file=model_file)
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        return ()
 
     @property
     def socket(self) -> Path:
@@ -48,7 +53,8 @@ class LlamaCpp:
     def description(self) -> str:
         plan = self.plan
         return (
-            f"llama.cpp: {plan.model.name}, {plan.slots} slots of {plan.context_tokens} tokens, threads: {plan.threads}"
+            f"llama.cpp: {plan.model.name}, {plan.slots} slots of {plan.context_tokens} tokens, "
+            f"threads: {plan.threads}, prompt cache: {plan.prompt_cache_bytes >> 20} MiB"
         )
 
     def argv(self) -> list[str]:
@@ -72,10 +78,10 @@ class LlamaCpp:
     def clear_the_way(self) -> None:
         self.socket.unlink(missing_ok=True)
 
-    def stage_of(self, line: str) -> Stage | None:
+    def news_of(self, line: str) -> Progress | None:
         if "loading model '" in line or "srv          init: loading model" in line:
-            return "load"
-        return "warmup" if "init: model loaded" in line else None
+            return Progress("load", message="loading the model into memory")
+        return Progress("warmup", message="generating a first token") if "init: model loaded" in line else None
 
     def redacted(self, line: str) -> str:
         """llama.cpp logs no prompts, but it quotes the end of a body that is not JSON."""
@@ -115,6 +121,12 @@ class LlamaCpp:
 
     async def generate_one_token(self, timeout_s: float) -> None:
         await generate_one_token(self.endpoint, self.api_key, self.plan.model.name, timeout_s=timeout_s)
+
+    async def check_alive(self, timeout_s: float) -> None:
+        """Its threads for HTTP answer this also while all slots are busy."""
+        status, _ = await get(self.endpoint, "/health", timeout_s=timeout_s)
+        if status != 200:
+            raise ProbeFailed(f"/health answers {status}")
 
 
 _DAMAGED = "The model file {file} is cut short or damaged. Fetch or copy it again."

@@ -1,4 +1,4 @@
-"""A GGUF file of the person's own: looked at before the engine is, so that the reason is plain when it cannot be used.
+"""Models of the person's own: looked at before the engine is, so that the reason is plain when one cannot be used.
 
 GGUF files begin with the four bytes `GGUF`. A file that git checked out without LFS is a short text (the "pointer")
 that begins with `version https://git-lfs`.
@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from inference.errors import UnknownModel, VerifyError
+from inference.sources.lfs import LFS_MARK, MOST_POINTER_BYTES, is_pointer_file
+from inference.weights.checkpoint import read_checkpoint
 
 GGUF_MAGIC = b"GGUF"
-LFS_MARK = b"version https://git-lfs"
 
 
 def check_local_file(path: Path) -> Path:
@@ -40,4 +41,36 @@ def _folder_message(path: Path) -> str:
     files = sorted(file.name for file in path.glob("*.gguf"))
     if files:
         return f"{path} is a folder. Name the file in it: MODEL={path / files[0]}"
-    return f"{path} is a folder without a .gguf file. This version runs GGUF files only: MODEL=/path/to/file.gguf"
+    return f"{path} is no model folder: it has neither a config.json nor a .gguf file. Check the path after MODEL=."
+
+
+def pointer_files(folder: Path) -> list[Path]:
+    """The files of a model folder that were checked out without LFS. Raises VerifyError when it cannot be read."""
+    try:
+        return [
+            path
+            for path in sorted(folder.iterdir())
+            if path.is_file() and path.stat().st_size < MOST_POINTER_BYTES and is_pointer_file(path)
+        ]
+    except OSError as error:
+        raise VerifyError(f"{folder} cannot be read ({error.strerror}).") from None
+
+
+def check_local_folder(folder: Path) -> Path:
+    """A model folder, merged or a LoRA adapter: all its weights are there and whole, as far as their heads tell.
+
+    Raises UnknownModel when nothing is there, VerifyError naming the files that are pointers, missing or cut.
+    """
+    if not folder.exists():
+        raise UnknownModel(f"There is no model folder {folder}. Check the path after MODEL= or --model.")
+    if pointers := pointer_files(folder):
+        names = ", ".join(path.name for path in pointers)
+        raise VerifyError(
+            f"{names} in {folder}: only Git LFS pointers, not the weights. Fetch them there: git lfs pull"
+        )
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        return folder
+    if not (folder / "config.json").exists():
+        raise VerifyError(_folder_message(folder))
+    read_checkpoint(folder)
+    return folder

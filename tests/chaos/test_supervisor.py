@@ -19,7 +19,10 @@ import pytest
 
 from inference.childlog import ChildLog
 from inference.errors import Cancelled, ChildExited, NotReadyInTime, StartFailed
-from inference.probe import generate_one_token
+from inference.leftovers import owner_mark
+from inference.probe import ProbeFailed, generate_one_token, get
+from inference.processes import ProcessRunner
+from inference.status import Progress
 from inference.supervisor import Supervisor, Timing
 
 pytestmark = pytest.mark.chaos
@@ -39,6 +42,10 @@ if "fails_at_once" in doing or ("fails_later" in doing and life > 1):
     sys.exit(7)
 if "ignores_sigterm" in doing:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if "wants_two_interrupts" in doing:
+    interrupts = []
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, lambda *_: interrupts.append(1) or (len(interrupts) > 1 and os._exit(0)))
 if "has_a_child" in doing:
     other = subprocess.Popen([sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"])
     open(os.path.join(folder, "grandchild"), "w").write(str(other.pid))
@@ -74,6 +81,8 @@ class FakeEngine:
     dialect: str = "fake"
     api_key: str = "k"
     parent_death_signal: int = signal.SIGKILL
+    stop_signals: tuple[int, ...] = (signal.SIGTERM,)
+    ports: tuple[int, ...] = ()
     description: str = "a fake"
 
     @property
@@ -89,8 +98,8 @@ class FakeEngine:
     def clear_the_way(self):
         (self.folder / "s").unlink(missing_ok=True)
 
-    def stage_of(self, line):
-        return "warmup" if line == "model loaded" else None
+    def news_of(self, line):
+        return Progress("warmup") if line == "model loaded" else None
 
     def redacted(self, line):
         return line
@@ -100,6 +109,11 @@ class FakeEngine:
 
     async def generate_one_token(self, timeout_s):
         await generate_one_token(self.endpoint, self.api_key, "m", timeout_s=timeout_s)
+
+    async def check_alive(self, timeout_s):
+        status, _ = await get(self.endpoint, "/health", timeout_s=timeout_s)
+        if status != 200:
+            raise ProbeFailed(f"answered {status}")
 
     @property
     def pids(self):
@@ -123,8 +137,13 @@ class World:
     def __init__(self, folder, doing="", timing=QUICK, **changes):
         self.engine = FakeEngine(folder, doing, **changes)
         self.reports = []
+        self.mark = owner_mark(folder)
         self.log = ChildLog(folder / "logs" / "inference.log")
-        self.supervisor = Supervisor(self.engine, self.reports.append, self.log, timing=timing)
+        self.supervisor = self.supervising(self.engine, timing)
+
+    def supervising(self, engine, timing=QUICK):
+        runner = ProcessRunner(engine, self.mark)
+        return Supervisor(engine, runner, self.reports.append, self.log, timing=timing)
 
     @property
     def stages(self):
@@ -200,7 +219,7 @@ def test_a_program_that_cannot_be_started_is_named(world, tmp_path):
             return ["/no/such/program"]
 
     one = world()
-    supervisor = Supervisor(Missing(tmp_path), one.reports.append, one.log, timing=QUICK)
+    supervisor = one.supervising(Missing(tmp_path))
     with pytest.raises(StartFailed, match="cannot start /no/such/program: No such file"):
         run(supervisor.run())
 
@@ -275,6 +294,22 @@ def test_a_child_that_ignores_sigterm_is_killed_with_its_children(world):
             assert 0.4 < time.monotonic() - begun < 3
             grandchild = int((one.engine.folder / "grandchild").read_text())
             await until(lambda: not is_running(grandchild))
+
+    run(work())
+    assert not any(map(is_alive, one.engine.pids))
+
+
+def test_each_stop_signal_of_the_engine_has_its_share_of_the_time(world):
+    """As LMDeploy wants it: a request that it may ignore, then two interrupts."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGINT)
+    one = world("wants_two_interrupts", replace(QUICK, stop_timeout_s=6), stop_signals=numbers)
+
+    async def work():
+        async with one.running():
+            await one.supervisor.wait_ready()
+            begun = time.monotonic()
+            await one.supervisor.stop()
+            assert 3.5 < time.monotonic() - begun < 5.9  # ended by the third signal, not by SIGKILL after 6 s
 
     run(work())
     assert not any(map(is_alive, one.engine.pids))

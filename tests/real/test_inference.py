@@ -15,6 +15,7 @@ import pytest
 
 import inference
 from inference.errors import SourceError
+from tests.internlm2_models import Form, write_model
 
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).resolve().parents[2]
@@ -228,3 +229,27 @@ def test_a_machine_without_memory_is_told_what_to_change(model_file, serve):
     assert served.process.returncode == 8
     assert "not enough memory" in said
     assert "INFERENCE_SLOTS" in said
+
+
+def test_an_engine_that_hangs_after_it_was_ready_is_started_again(model_file, serve):
+    with serve(INFERENCE_HANG_TIMEOUT_S=2) as served:
+        served.wait_for("ready")
+        first = served.child
+        os.kill(first, signal.SIGSTOP)
+        served.wait_for("restarting")
+        assert "The engine hangs: it has not answered for" in served.status["message"]
+        served.wait_for("ready")
+        assert served.child != first
+        answer, _ = served.ask({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1})
+        assert answer.status == 200
+
+
+def test_a_fine_tune_in_internlm2s_layout_is_made_into_a_gguf_file_and_served(serve, tmp_path):
+    """Its weights are random, so what it says means nothing; llama.cpp takes the file and answers."""
+    write_model(tmp_path / "my-model", Form(context=2048))
+    with serve("--model", tmp_path / "my-model", MODELS_DIR=tmp_path / "models") as served:
+        served.wait_for("ready")
+        answer, content = served.ask({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4})
+        assert answer.status == 200
+        assert content["model"] == "my-model"
+        assert content["usage"]["completion_tokens"] > 0

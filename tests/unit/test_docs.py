@@ -38,6 +38,7 @@ HAS_GIT = shutil.which("git") is not None and (ROOT / ".git").exists()
 NOT_OURS = {".git", ".venv", "data", "models", "build", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
 NOT_SETTINGS = {
     "INFERENCE_ENGINE_KEY",  # between our own processes
+    "INTERNLM_HUB_TOKEN",  # between our own processes
     "LD_LIBRARY_PATH",  # the dynamic linker's; only lengthened
 }
 

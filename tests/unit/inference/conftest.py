@@ -73,6 +73,8 @@ class FakeIndex:
             licence="MIT",
             note_en="tiny",
             note_zh="小",
+            layout="gguf",
+            prompt="chatml",
             context_tokens=128,
             size_bytes=len(content),
             kv_bytes_per_token=1,
@@ -136,8 +138,11 @@ def catalogue_text():
     """One valid entry, as text to be spoilt."""
     return (
         '[[model]]\nname = "m"\ntitle = "M"\nlanguages = ["en"]\nlicence = "MIT"\nnote_en = "n"\nnote_zh = "n"\n'
-        "context_tokens = 10\nbytes = 5\nkv_bytes_per_token = 1\n"
+        'layout = "llama"\nprompt = "chatml"\ncontext_tokens = 10\nbytes = 5\n'
+        "shape = { hidden = 4, layers = 1, heads = 2, kv_heads = 1, head_dim = 2, intermediate = 8, vocabulary = 9 }\n"
         '[[model.source]]\nkind = "huggingface"\nid = "a/b"\n'
+        '[[model.source.file]]\nname = "f"\n'
+        '[[model.gpu]]\ncard = "A10"\nengine = "tgi"\ncontext_tokens = 1\nprefill_tokens = 1\nrequests = 1\n'
     )
 
 

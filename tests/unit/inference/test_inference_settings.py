@@ -15,7 +15,7 @@ def test_defaults_lie_in_the_checkout():
     settings = Settings.from_env({}, ROOT)
     assert (settings.models_dir, settings.data_dir) == (ROOT / "models", ROOT / "data")
     assert (settings.model, settings.engine) == (DEFAULT_MODEL, "auto")
-    assert (settings.context_tokens, settings.slots, settings.threads) == (None, 4, None)
+    assert (settings.context_tokens, settings.slots, settings.threads) == (None, None, None)
 
 
 def test_relative_folders_are_taken_from_the_root(tmp_path, monkeypatch):

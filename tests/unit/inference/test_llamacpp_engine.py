@@ -77,9 +77,9 @@ def test_the_cause_is_plain(engine, line, code, part):
 
 
 def test_stages_are_read_from_the_log(engine):
-    assert engine.stage_of("0.00.003.475 I srv          init: loading model") == "load"
-    assert engine.stage_of("0.01.271.970 I srv          init: model loaded") == "warmup"
-    assert engine.stage_of("0.01.271.986 I srv          init: initializing ...") is None
+    assert engine.news_of("0.00.003.475 I srv          init: loading model").stage == "load"
+    assert engine.news_of("0.01.271.970 I srv          init: model loaded").stage == "warmup"
+    assert engine.news_of("0.01.271.986 I srv          init: initializing ...") is None
 
 
 def test_text_that_people_typed_is_left_out_of_the_log(engine):

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from inference.catalogue import FileSource, load_catalogue
+from inference.catalogue import FileSource
 from inference.errors import Cancelled, DiskFull, SourceError, UnknownModel, VerifyError
 from inference.prepare import prepare
 
@@ -192,12 +192,6 @@ def test_a_local_file_is_used_where_it_is(write, gguf_bytes, llama_head, index, 
     path.unlink()
     with pytest.raises(UnknownModel, match="There is no model file"):
         prepare(model, settings, reports)
-
-
-def test_a_model_on_hubs_cannot_be_fetched_yet(settings, reports):
-    with pytest.raises(SourceError, match="cannot fetch internlm2-chat-7b yet"):
-        prepare(load_catalogue()["internlm2-chat-7b"], settings, reports)
-    assert reports.stages == ["failed"]
 
 
 def _prepare_quietly(model, settings, pip):
