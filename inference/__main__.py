@@ -123,7 +123,9 @@ def _parser() -> argparse.ArgumentParser:
         "--create", action="store_true", help="make a private repository if there is none (hf, modelscope)"
     )
     for command in (plan, prepare, serve):
-        command.add_argument("--model", help="a name from `list`, or the path of a .gguf file (default: MODEL)")
+        command.add_argument(
+            "--model", help="a name from `list`, or the path of a .gguf file or a model folder (default: MODEL)"
+        )
     return parser
 
 

@@ -36,6 +36,10 @@ class GpuLaunch:
     is_listed: bool
     budget: Budget
 
+    def __str__(self) -> str:
+        cards = f"{self.cards} x {self.card.name}" if self.cards > 1 else self.card.name
+        return f"{self.context_tokens} tokens, {self.requests} requests at once, on {cards}"
+
 
 def plan_on_card(
     engine: GpuEngine, model: Model, settings: Settings, cards: Sequence[Card], others: Iterable[Model] = ()

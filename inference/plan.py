@@ -47,6 +47,12 @@ class LaunchPlan:
     prompt_cache_bytes: int = 0
     gpu: GpuLaunch | None = None
 
+    @property
+    def on_card(self) -> GpuLaunch:
+        """For the engines that have one."""
+        assert self.gpu is not None, f"a plan for {self.engine} has no card"
+        return self.gpu
+
 
 def make_plan(model: Model, settings: Settings, machine: Machine, others: Iterable[Model] = ()) -> LaunchPlan:
     """Raises SettingsError or DoesNotFit with what to change; of `others` one is named when this model is too large."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from inference.engines.lmdeploy_causes import explain_lmdeploy
-from inference.engines.tgi import describe
 from inference.plan import LaunchPlan
 from inference.probe import ProbeFailed, generate_one_token, get
 from inference.settings import child_environment
@@ -60,15 +59,14 @@ class LmDeploy:
 
     @property
     def description(self) -> str:
-        return describe(self.plan, "LMDeploy")
+        return f"LMDeploy: {self.plan.model.name}, {self.plan.on_card}"
 
     def argv(self) -> list[str]:
         """`--chat-template hf`: it would choose one by words in the path. No `--max-concurrent-requests`: with that
         streams are not limited, and departed clients are not noticed.
         """
         assert self.model_folder is not None, "serving(path) comes first"
-        gpu = self.plan.gpu
-        assert gpu is not None, "a plan for LMDeploy has a card"
+        gpu = self.plan.on_card
         options: dict[str, object] = {
             "--model-name": self.plan.model.name,
             "--server-name": "127.0.0.1",

@@ -64,7 +64,7 @@ class Tgi:
 
     @property
     def description(self) -> str:
-        return describe(self.plan, "Text Generation Inference")
+        return f"Text Generation Inference: {self.plan.model.name}, {self.plan.on_card}"
 
     def argv(self) -> list[str]:
         assert self.model_folder is not None, "serving(path) comes first"
@@ -104,8 +104,7 @@ class Tgi:
 
 def flags(plan: LaunchPlan, model: str, grace_s: int) -> list[str]:
     """What does not depend on where it runs. `--dtype` only where TGI takes it; its default would be float16."""
-    gpu = plan.gpu
-    assert gpu is not None, "a plan for TGI has a card"
+    gpu = plan.on_card
     precision = {"--quantize": gpu.quantize} if gpu.quantize != "none" else {}
     if gpu.quantize in ("none", "bitsandbytes-nf4"):
         precision["--dtype"] = gpu.dtype
@@ -123,13 +122,6 @@ def flags(plan: LaunchPlan, model: str, grace_s: int) -> list[str]:
             "--graceful-termination-timeout": grace_s,
         }
     )
-
-
-def describe(plan: LaunchPlan, name: str) -> str:
-    gpu = plan.gpu
-    assert gpu is not None, "a plan for a GPU engine has a card"
-    cards = f"{gpu.cards} x {gpu.card.name}" if gpu.cards > 1 else gpu.card.name
-    return f"{name}: {plan.model.name}, {gpu.context_tokens} tokens, {gpu.requests} requests at once, on {cards}"
 
 
 def news_of(line: str) -> Progress | None:

@@ -12,7 +12,6 @@ from inference.engines.tgi import (
     ENVIRONMENT,
     STOP_MARGIN_S,
     check_alive,
-    describe,
     flags,
     news_of,
     redacted,
@@ -49,14 +48,13 @@ class TgiContainer:
 
     @property
     def description(self) -> str:
-        return describe(self.plan, f"Text Generation Inference in a container ({self.image})")
+        name = f"Text Generation Inference in a container ({self.image})"
+        return f"{name}: {self.plan.model.name}, {self.plan.on_card}"
 
     def container(self) -> ContainerSpec:
         """The image's entry point splits its arguments at spaces, so the folder has a name without any in there."""
         assert self.model_folder is not None, "serving(path) comes first"
         inner = f"/models/{self.plan.model.name}"
-        gpu = self.plan.gpu
-        assert gpu is not None, "a plan for TGI has a card"
         listen = ("--hostname", "0.0.0.0", "--port", str(INNER_PORT))
         grace_s = max(1, int(self.stop_timeout_s) - STOP_MARGIN_S)
         return ContainerSpec(
@@ -65,7 +63,7 @@ class TgiContainer:
             environment={**ENVIRONMENT, "API_KEY": self.api_key},
             volumes={self.model_folder: inner},
             ports={INNER_PORT: self.port},
-            gpus=gpu.cards,
+            gpus=self.plan.on_card.cards,
             shm_bytes=SHM_BYTES,
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickletools
 import struct
+import warnings
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -57,8 +58,10 @@ def read_pickle(file: BinaryIO) -> dict[str, Stored]:
     """Tensors by name. Raises PickleError for anything else than a dictionary of tensors."""
     machine = _Machine()
     try:
-        for opcode, argument, _ in pickletools.genops(file):
-            machine.step(opcode.name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of an escape that a damaged file may hold
+            for opcode, argument, _ in pickletools.genops(file):
+                machine.step(opcode.name, argument)
         found = machine.stack.pop()
     except (ValueError, TypeError, IndexError, KeyError, OverflowError, struct.error, MemoryError) as error:
         raise PickleError(f"its list of tensors is damaged ({error})") from None
