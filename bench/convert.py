@@ -98,6 +98,7 @@ def _write_file(path: Path, shapes: dict[str, tuple[int, ...]]) -> int:
         head[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
     block = os.urandom(_BLOCK)
     with path.open("wb") as out:
         out.write(struct.pack("<Q", len(text)) + text)

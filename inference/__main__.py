@@ -119,6 +119,9 @@ def _parser() -> argparse.ArgumentParser:
         help="openxlab:USER/REPO, modelscope:USER/REPO, hf:USER/REPO, or the address of a git repository",
     )
     publish.add_argument("--dry-run", action="store_true", help="only say what would be sent")
+    publish.add_argument(
+        "--create", action="store_true", help="make a private repository if there is none (hf, modelscope)"
+    )
     for command in (plan, prepare, serve):
         command.add_argument(
             "--model", help="a name from `list`, or the path of a .gguf file or a model folder (default: MODEL)"
@@ -216,7 +219,9 @@ def _publish(settings: Settings, arguments: argparse.Namespace) -> int:
         target = target.with_token(Secret(typed)) if typed else target
     line = inference.ProgressLine()
     try:
-        published = publish(arguments.path, target, settings, line, is_dry_run=arguments.dry_run)
+        published = publish(
+            arguments.path, target, settings, line, is_dry_run=arguments.dry_run, create=arguments.create
+        )
     finally:
         line.close()
     print(told(published, is_dry_run=arguments.dry_run))

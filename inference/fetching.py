@@ -124,6 +124,6 @@ def _keep_only(folder: Path, names: set[str]) -> None:
 def _nowhere(job: Job, sources: tuple[Source, ...]) -> str:
     kinds = {"pypi" if isinstance(source, WheelSource) else getattr(source, "hub", "local") for source in sources}
     return (
-        f"{job.model.name} is not at any of the sources {', '.join(job.settings.sources)}; it is at "
+        f"{job.model.name} is not at any of the sources {redact(', '.join(job.settings.sources))}; it is at "
         f"{', '.join(sorted(kinds)) or 'none'}. Set INFERENCE_SOURCES (or leave it out)."
     )

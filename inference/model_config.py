@@ -79,6 +79,8 @@ def read_json(path: Path) -> dict[str, Any]:
             content = file.read(_MOST_CONFIG_BYTES)
         refuse_pointer(path, content)
         found = json.loads(content)
+        if b"\\u" in content:  # half a character, which no file can hold
+            json.dumps(found, ensure_ascii=False).encode()
     except FileNotFoundError:
         raise VerifyError(f"{path} is missing. Fetch or copy it.") from None
     except OSError as error:
@@ -159,13 +161,13 @@ class _Reader:
 
     def whole(self, key: str, default: int | None = None) -> int:
         value = self._content.get(key, default)
-        if type(value) is not int or not 0 < value < 1 << 40:
+        if type(value) is not int or not 0 < value < 1 << 31:
             raise VerifyError(f"{self._path}: {key} must be a whole number above 0, but is {str(value)[:60]!r}.")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self._content.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e300:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e38:
             raise VerifyError(f"{self._path}: {key} must be a number above 0, but is {str(value)[:60]!r}.")
         return float(value)
 

@@ -18,6 +18,7 @@ from inference.disk import only_one
 from inference.errors import SourceError, UploadError, VerifyError
 from inference.manifest import MANIFEST_NAME, read_manifest, sha256_of
 from inference.publishing.contents import Contents, read_contents
+from inference.publishing.create import create_repository
 from inference.publishing.git_push import GitPush
 from inference.publishing.hub_push import HubPush
 from inference.publishing.target import Target
@@ -54,9 +55,10 @@ def publish(
     report: Report,
     *,
     is_dry_run: bool = False,
+    create: bool = False,
     cancelled: threading.Event | None = None,
 ) -> Published:
-    """Blocks (for a worker thread); set `cancelled` to stop it early.
+    """Blocks (for a worker thread); set `cancelled` to stop it early. `create`: make the repository if there is none.
 
     Raises UploadError, VerifyError (the folder cannot be used), SourceError (git is missing), DiskFull or Cancelled.
     """
@@ -67,6 +69,8 @@ def publish(
         work = settings.data_dir / "publish" / _slug(target.title)
         work.mkdir(parents=True, exist_ok=True)
         check_room(work, WORK_BYTES, "A publication")
+        if create and not is_dry_run:
+            create_repository(target, settings.hubs, stop)
         with only_one(work / "lock", report, stop):
             hashes = _hashes(folder, contents, work / "hashes.json", report, stop)
             report(Progress("publish", message=f"comparing {folder} with {target.title}"))

@@ -23,7 +23,7 @@ from inference.convert import planned_outputs
 from inference.errors import Cancelled, ConvertError, DiskFull
 from inference.gguf_vocabulary import gguf_tokens
 from inference.gguf_weights import Array, Weights, weights_of
-from inference.llama_config import LINEAR_AS_LLAMA3, stop_ids, token_id
+from inference.llama_config import LINEAR_AS_LLAMA3, named_tokens, stop_ids, token_id
 from inference.model_config import ModelConfig, Rope, read_config, read_json
 from inference.new_folder import DISK_MARGIN_BYTES, plain_disk_errors
 from inference.sentencepiece_model import Kind
@@ -166,6 +166,7 @@ def _llama3_factors(rope: Rope, head_dim: int) -> Array:
 def _add_tokenizer(writer: GGUFWriter, source: Path, config: ModelConfig) -> None:
     vocabulary = read_vocabulary(source, config.vocab)
     check_equal(vocabulary)
+    named_tokens(vocabulary, config)
     tokens = list(gguf_tokens(vocabulary, config.vocab))
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")

@@ -35,7 +35,7 @@ def check_settings(folder: Path, config: ModelConfig) -> Iterator[Problem]:
 
 def _check_llama(path: Path, config: ModelConfig) -> Iterator[Problem]:
     raw = config.raw
-    if "LlamaForCausalLM" not in (raw.get("architectures") or []):
+    if raw.get("architectures") != ["LlamaForCausalLM"]:
         message = f'architectures is {raw.get("architectures")}; it should be ["LlamaForCausalLM"].'
         yield Problem(path, message, SERVERS)
     if "auto_map" in raw:

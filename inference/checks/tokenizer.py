@@ -74,9 +74,10 @@ def _check_json(folder: Path, config: ModelConfig) -> Iterator[Problem]:
     if highest >= config.vocab:
         message = f"It gives ids up to {highest}, but the embedding has {config.vocab} rows: a server fails there."
         yield Problem(path, message, SERVERS)
+    entries: Any = content.get("added_tokens")
     hidden = [
         entry["content"]
-        for entry in content.get("added_tokens") or []
+        for entry in (entries if isinstance(entries, list) else [])
         if isinstance(entry, dict) and entry.get("content") in TOOL_MARKERS and entry.get("special")
     ]
     if hidden:

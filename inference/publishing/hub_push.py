@@ -122,7 +122,7 @@ class HubPush:
             case "missing":
                 raise UploadError(
                     f"There is no repository {where}, or this token may not see it ({said}). Create it first: "
-                    f"{endpoint}/new, or `hf repo create`."
+                    f"{endpoint}/new, or --create."
                 )
             case "network":
                 raise ConnectionLost(f"The connection to {where} failed ({said}).")

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, replace
 
 from inference.accounts import Account, Hubs, Secret
+from inference.catalogue import Hub
 from inference.errors import SettingsError
 from inference.sources.git_url import GitRemote, git_remote
 
@@ -15,15 +16,16 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True)
 class Target:
-    """`title` names it for people. Either `git` is where to push, or `repository` is the name on Hugging Face.
+    """`title` names it for people, `token_name` the variable with the token. `git` is where to push; None: to `hub`.
 
-    `token_name` is the variable with the token.
+    `hub` is the one that can make the repository, whose name there is `repository`.
     """
 
     title: str
     token_name: str
     account: Account
     git: GitRemote | None = None
+    hub: Hub | None = None
     repository: str = ""
 
     def with_token(self, token: Secret) -> Target:
@@ -44,9 +46,11 @@ def parse_target(text: str, hubs: Hubs) -> Target:
         if not _NAME.fullmatch(name):
             raise SettingsError(f"--to {text!r}: after {place}: comes USER/REPOSITORY, such as {place}:me/my-model.")
         if place == "hf":
-            return Target(f"{hubs.huggingface_url}/{name}", "HF_TOKEN", hubs.huggingface, repository=name)
+            title = f"{hubs.huggingface_url}/{name}"
+            return Target(title, "HF_TOKEN", hubs.huggingface, hub="huggingface", repository=name)
         base = hubs.openxlab_url if place == "openxlab" else hubs.modelscope_url
-        return _git_target(f"{base}/{name}.git", hubs)
+        found = _git_target(f"{base}/{name}.git", hubs)
+        return replace(found, hub="modelscope", repository=name) if place == "modelscope" else found
     if not re.match(r"(?:https?|ssh|file)://.|[\w.-]+@[\w.-]+:.|/.", text.strip()):
         raise SettingsError(
             "--to takes openxlab:USER/REPO, hf:USER/REPO, modelscope:USER/REPO, or the address of a git repository "

@@ -99,6 +99,10 @@ def _huggingface() -> Hub:
         changed = [name for name, path, sha256 in job["rows"] if there.get(name) not in (sha256, _blob_id(path))]
         return {"commit": info.sha or "", "files": list(there), "changed": changed}
 
+    def create(job: dict[str, Any], token: str | None) -> dict[str, Any]:
+        HfApi(endpoint=job["endpoint"], token=token).create_repo(job["id"], private=True, exist_ok=True)
+        return {}
+
     def push(job: dict[str, Any], token: str | None) -> dict[str, Any]:
         api = HfApi(endpoint=job["endpoint"], token=token)
         added = [CommitOperationAdd(name, _Counted(path)) for name, path, _ in job["rows"]]
@@ -120,7 +124,14 @@ def _huggingface() -> Hub:
             return "network"
         return "other"
 
-    return {"list": list_files, "fetch": fetch, "compare": compare, "push": push}, reason_of
+    commands: dict[str, Command] = {
+        "list": list_files,
+        "fetch": fetch,
+        "compare": compare,
+        "create": create,
+        "push": push,
+    }
+    return commands, reason_of
 
 
 def _modelscope() -> Hub:
@@ -144,6 +155,12 @@ def _modelscope() -> Hub:
         )
         return {}
 
+    def create(job: dict[str, Any], token: str | None) -> dict[str, Any]:
+        api = HubApi(endpoint=job["endpoint"], token=token)
+        if not api.repo_exists(job["id"], "model"):
+            api.create_repo(job["id"], "model", visibility="private")
+        return {}
+
     def reason_of(error: BaseException) -> str:
         if isinstance(error, ms.AuthenticationError | ms.PermissionDeniedError):
             return "auth"
@@ -152,7 +169,7 @@ def _modelscope() -> Hub:
         passing = (ms.NetworkError, ms.ServerError, ms.RequestTimeoutError, ms.RateLimitError, ms.FileDownloadError)
         return "network" if isinstance(error, passing) or _is_transport(error) else "other"
 
-    return {"list": list_files, "fetch": fetch}, reason_of
+    return {"list": list_files, "fetch": fetch, "create": create}, reason_of
 
 
 _HUBS: dict[str, Callable[[], Hub]] = {"huggingface": _huggingface, "modelscope": _modelscope}

@@ -49,8 +49,10 @@ class ModelHub:
         self.spoilt: set[str] = set()  # files whose first byte comes wrong, with the right promises
         self.files_at = ""  # another address, to which requests for large files of Hugging Face are sent
         self.asked: list[Asked] = []
+        self.lock = threading.Lock()
         self.objects: dict[str, bytes] = {}  # of LFS, by their SHA-256
         self.commits: list[str] = []
+        self.made: list[dict[str, Any]] = []  # what was asked for new repositories
         self.put_limit: int | None = None  # uploads after that many are refused
 
     def downloaded_bytes(self) -> int:
@@ -92,9 +94,16 @@ class _Handler(BaseHTTPRequestHandler):
                 self._put(hub, parts.path.rpartition("/")[2])
             elif hub.token is not None and hub.token not in (token, self._cookie()):
                 self._json(401, {"error": "Invalid credentials", "Code": 401, "Message": "not signed in"})
+            elif self.command == "POST" and parts.path.rstrip("/") == "/api/v1/models":
+                wanted = json.loads(self.body)
+                hub.repositories[f"{wanted['Path']}/{wanted['Name']}"] = {}
+                hub.made.append(wanted)
+                self._json(200, {"Code": 200, "Success": True, "Data": wanted})
             elif parts.path.startswith("/api/v1/models/"):
                 query = {name: values[0] for name, values in parse_qs(parts.query).items()}
                 self._modelscope(hub, asked, unquote(parts.path).removeprefix("/api/v1/models/"), query)
+            elif self.command == "POST" and parts.path == "/api/repos/create":
+                self._create(hub, json.loads(self.body))
             elif self.command == "POST" and parts.path.endswith("/objects/batch"):
                 self._batch(hub)
             elif self.command == "POST" and parts.path == "/api/validate-yaml":
@@ -151,15 +160,28 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             send_content(self, self._spoilt(hub, file, content), hub.faults, asked.count, headers)
 
+    def _create(self, hub: ModelHub, wanted: dict[str, Any]) -> None:
+        name = f"{wanted['organization']}/{wanted['name']}"
+        url = {"url": f"{hub.url}/{name}"}
+        if name in hub.repositories:
+            self._json(409, {"error": "You already created this model repo", **url})
+            return
+        hub.repositories[name] = {}
+        hub.made.append(wanted)
+        self._json(200, url)
+
     def _put(self, hub: ModelHub, oid: str) -> None:
-        if hub.put_limit is not None and len(hub.objects) >= hub.put_limit:
+        with hub.lock:
+            is_full = hub.put_limit is not None and len(hub.objects) >= hub.put_limit
+            is_right = hashlib.sha256(self.body).hexdigest() == oid
+            if is_right and not is_full:
+                hub.objects[oid] = self.body
+        if is_full:
             self._json(400, {"error": "the storage is being restarted"})
-            return
-        if hashlib.sha256(self.body).hexdigest() != oid:
+        elif not is_right:
             self._json(400, {"error": "another object"})
-            return
-        hub.objects[oid] = self.body
-        self._json(200, {}, {"ETag": '"1"'})
+        else:
+            self._json(200, {}, {"ETag": '"1"'})
 
     def _batch(self, hub: ModelHub) -> None:
         answered = []
@@ -190,6 +212,9 @@ class _Handler(BaseHTTPRequestHandler):
         files = hub.repositories.get(name)
         if files is None or query.get("Revision") not in ("master", None):
             self._json(404, {"Code": 10010205001, "Message": "record not found", "Success": False})
+        elif what == "" and "FilePath" not in query:
+            owner, _, base = name.partition("/")
+            self._json(200, {"Code": 200, "Success": True, "Data": {"Path": owner, "Name": base}})
         elif what == "/files":
             entries = [_modelscope_entry(file, content) for file, content in files.items()]
             self._json(200, {"Code": 200, "Success": True, "Data": {"Files": entries}})

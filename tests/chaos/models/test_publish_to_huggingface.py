@@ -9,6 +9,7 @@ import pytest
 from inference.accounts import Account, Hubs, Secret
 from inference.errors import UploadError
 from inference.publish import publish
+from inference.publishing.create import create_repository
 from inference.publishing.target import parse_target
 from tests.fakes.model_hub import model_hub
 
@@ -94,6 +95,31 @@ def test_a_wrong_token_names_the_variable(model, send):
 def test_a_repository_that_is_not_there_is_named(model, send):
     with pytest.raises(UploadError, match="Create it first"):
         send(model, to="hf:camper/none")
+
+
+def test_a_repository_is_made_when_asked_for_once_and_private(hub, model, send):
+    assert send(model, to="hf:camper/new", create=True).sent
+    assert [wanted["name"] for wanted in hub.made] == ["new"]
+    assert "private" in (hub.made[0].get("visibility"), "private" if hub.made[0].get("private") else "")
+    assert not send(model, to="hf:camper/new", create=True).sent
+    assert len(hub.made) == 1
+
+
+def test_a_repository_on_modelscope_is_made_through_its_package(hub, stop):
+    pytest.importorskip("modelscope_hub")
+    hubs = Hubs(modelscope_url=hub.url, modelscope=Account("oauth2", Secret("right-token")))
+    target = parse_target("modelscope:camper/new", hubs)
+    create_repository(target, hubs, stop)
+    create_repository(target, hubs, stop)
+    assert [(wanted["Path"], wanted["Name"]) for wanted in hub.made] == [("camper", "new")]
+    wrong = Hubs(modelscope_url=hub.url, modelscope=Account("oauth2", Secret("wrong-token")))
+    with pytest.raises(UploadError, match="MODELSCOPE_API_TOKEN"):
+        create_repository(parse_target("modelscope:camper/other", wrong), wrong, stop)
+
+
+def test_openxlab_makes_repositories_on_its_page_only(hub, stop):
+    with pytest.raises(UploadError, match="web page"):
+        create_repository(parse_target("openxlab:camper/new", Hubs()), Hubs(), stop)
 
 
 def test_progress_is_told_in_bytes(hub, model, send, reports):

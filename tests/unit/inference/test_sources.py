@@ -1,16 +1,20 @@
 """The parts of fetching that touch no network: which files, pointers, git's words, attempts, askpass."""
 
+import errno
 import os
 import subprocess
 import threading
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 
 from inference.catalogue import RemoteFile
 from inference.errors import Cancelled, SourceError, VerifyError
+from inference.sources import hub_child
 from inference.sources.git import ASKPASS, failure
 from inference.sources.lfs import Pointer, TransferLog, parse_pointer, rescue_incomplete
-from inference.sources.reasons import ConnectionLost
+from inference.sources.reasons import REASONS, ConnectionLost
 from inference.sources.remote import Attempts, agreed
 from inference.sources.selection import choose_files
 
@@ -112,6 +116,39 @@ def test_what_a_killed_git_lfs_left_is_gone_on_with(tmp_path):
 def test_gits_words_become_a_reason(line, reason):
     found = failure(["remote: Counting objects", line], 128)
     assert (found.reason, found.said) == (reason, line)
+
+
+@pytest.mark.parametrize(
+    ("hub", "module"), [("huggingface", "huggingface_hub.errors"), ("modelscope", "modelscope_hub.errors")]
+)
+def test_every_error_of_a_hubs_package_becomes_a_reason(hub, module):
+    errors = pytest.importorskip(module)
+    _, reason_of = hub_child._HUBS[hub]()
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert len(kinds) > 15
+    for kind in kinds:
+        error = kind.__new__(kind)
+        for status in (400, 401, 404, 429, 503):
+            error.response = SimpleNamespace(status_code=status)
+            assert hub_child._reason(error, reason_of) in REASONS, kind
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [(400, "other"), (401, "auth"), (403, "auth"), (404, "missing"), (429, "network"), (503, "network")],
+)
+def test_answers_of_hugging_face_become_reasons(status, reason):
+    _, reason_of = hub_child._HUBS["huggingface"]()
+    error = HfHubHTTPError.__new__(HfHubHTTPError)
+    error.response = SimpleNamespace(status_code=status)
+    assert hub_child._reason(error, reason_of) == reason
+
+
+def test_a_full_disk_is_told_from_whatever_wraps_it():
+    wrapped = RuntimeError("page")
+    wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert hub_child._reason(wrapped, lambda _: "other") == "disk"
+    assert hub_child._said(wrapped) == "No space left on device"
 
 
 def test_attempts_in_a_row_without_progress_end_it():
