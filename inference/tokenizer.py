@@ -15,6 +15,7 @@ from inference.errors import ConvertError
 from inference.sentencepiece_model import Kind, Sentencepiece
 from inference.vocabulary import Vocabulary
 
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # json.dumps makes one for each call
 SPACE = "\u2581"  # what sentencepiece writes for a space
 
 
@@ -85,10 +86,6 @@ def _replace(old: str, new: str) -> dict[str, Any]:
 
 
 _DECODER = {"type": "Sequence", "decoders": [_replace(SPACE, " "), {"type": "ByteFallback"}, {"type": "Fuse"}]}
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _write_joined(out: TextIO, parts: Iterable[str]) -> None:

@@ -313,7 +313,7 @@ def internlm2_logits(weights: dict[str, Array], config: dict[str, Any], ids: Arr
 def llama_logits(weights: dict[str, Array], config: dict[str, Any], ids: Array) -> Array:
     """Of every position, from Llama's layout and config."""
     heads, kv_heads, dim = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
-    angles = np.outer(np.arange(len(ids)), _llama_frequencies(config, len(ids)))
+    angles = np.outer(np.arange(len(ids)), llama_frequencies(config, len(ids)))
     x = weights["model.embed_tokens.weight"][ids]
     for layer in range(config["num_hidden_layers"]):
         start = f"model.layers.{layer}."
@@ -332,7 +332,7 @@ def llama_logits(weights: dict[str, Array], config: dict[str, Any], ids: Array) 
     return _rms(x, weights["model.norm.weight"], config["rms_norm_eps"]) @ weights["lm_head.weight"].T
 
 
-def _llama_frequencies(config: dict[str, Any], length: int) -> Array:
+def llama_frequencies(config: dict[str, Any], length: int) -> Array:
     """As transformers' `modeling_rope_utils.py`, from the old form of the config, as TGI reads it."""
     assert "rope_parameters" not in config
     dim, base, scaling = config["head_dim"], config["rope_theta"], config["rope_scaling"] or {"rope_type": "default"}

@@ -102,7 +102,7 @@ def _unseen(found: WeightFiles) -> Iterator[Problem]:
 def _strays(folder: Path, found: WeightFiles, tensors: dict[str, Tensor]) -> Iterator[Problem]:
     """Files beside those of the index, which TGI opens too."""
     for path in sorted(folder.glob("*.safetensors")):
-        if path in found.files or NO_WEIGHTS.search(path.name) or found.files[:1] == () or found.index is None:
+        if path in found.files or NO_WEIGHTS.search(path.name) or not found.files or found.index is None:
             continue
         try:
             doubled = next((tensor.name for tensor in read_weights(path) if tensor.name in tensors), None)
