@@ -51,8 +51,8 @@ class JoinedWrites:
         self._transport.close()
 
     def _flush(self) -> None:
-        if self._head:
-            head, self._head = self._head, b""
+        head, self._head = self._head, b""
+        if head and not self._transport.is_closing():  # uvloop raises for one that is closed
             self.write_now(head)
 
     def __getattr__(self, name: str) -> Any:

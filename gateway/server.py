@@ -15,22 +15,28 @@ from typing import Any, cast
 import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.errors import GatewayError, HeadTooLarge, InvalidRequest
 from gateway.sending import JoinedWrites
 
 _AFTER_DRAIN_S = 2
 _LARGEST_HEAD_BYTES = 64 << 10
+_MOST_IN_LINE = 8
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """uvicorn's HTTP, with an end to heads that have none: without it a caller needs no key to fill memory."""
+    """uvicorn's HTTP, with an end to heads that have none: without it a caller needs no key to fill memory.
+
+    And with an ear for departures at any moment, behind a large body and with a second request in line, too.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._is_in_head = False
         self._head_bytes = 0
+        self._answered: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         joined = JoinedWrites(cast("asyncio.Transport", transport), self.loop)
@@ -46,9 +52,11 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        if self.cycle is not None and not self.cycle.response_complete:
-            state = self.cycle.scope["state"]
+        super().connection_lost(exc)  # that tells the last request, which may only be in line
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
+            state = self._answered.scope["state"]
             state["has_left"] = True
             when_left = state.get("when_left")  # sooner than a task could hear of it
             if when_left is not None:
@@ -65,6 +73,15 @@ class BoundedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if len(self.pipeline) < _MOST_IN_LINE:  # uvicorn may have paused: who does not read hears of no departure
+            self.flow.resume_reading()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
 
 def _raw_answer(error: GatewayError) -> bytes:

@@ -174,6 +174,7 @@ class Exchange(asyncio.Protocol):
     def stop(self) -> None:
         """Ends `relay` as if the body had ended."""
         self._complete = True
+        self.shortcut = None
         self._wake()
 
     async def read_all(self, timeout_s: float, limit_bytes: int = 4 << 20) -> bytes:
@@ -193,6 +194,7 @@ class Exchange(asyncio.Protocol):
     def close(self) -> None:
         """Drops the connection at once, so that an engine that is still generating notices; keeps it when the answer
         has ended, and waits a moment for an end that is only a matter of HTTP."""
+        self.shortcut = None  # it knows who knows this: both would wait for the cycle collector
         transport = self._transport
         if transport is None or transport.is_closing() or self._lingers:
             return

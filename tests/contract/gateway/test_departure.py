@@ -26,15 +26,22 @@ FREED_WITHIN_S = 1.0
 class Visitor:
     """A caller on a bare socket, who can leave at any moment."""
 
-    def __init__(self, gateway: RunningGateway, key: str, path: str, body: dict[str, Any]) -> None:
+    def __init__(
+        self, gateway: RunningGateway, key: str, path: str, body: dict[str, Any], *, pause_s: float = 0, times: int = 1
+    ) -> None:
         url = urlsplit(gateway.url)
         content = json.dumps(body).encode()
-        self._socket = socket.create_connection((url.hostname or "", url.port or 0), timeout=10)
-        self._socket.sendall(
+        head = (
             f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(content)}\r\n\r\n".encode()
-            + content
-        )
+            f"Content-Length: {len(content)}\r\n\r\n"
+        ).encode()
+        self._socket = socket.create_connection((url.hostname or "", url.port or 0), timeout=10)
+        if pause_s:
+            self._socket.sendall(head)
+            time.sleep(pause_s)
+            self._socket.sendall(content)
+        else:
+            self._socket.sendall((head + content) * times)
         self.seen = b""
 
     def read_until(self, mark: bytes) -> None:
@@ -61,10 +68,10 @@ MOMENTS = {
 }
 
 
-def _body(path: str, *, stream: bool, conversation: str | None) -> dict[str, Any]:
+def _body(path: str, *, stream: bool, conversation: str | None, text: str = "hi") -> dict[str, Any]:
     if path == "/v1/responses":
-        return {"input": "hi", "stream": stream, "conversation": conversation}
-    return {"messages": [{"role": "user", "content": "hi"}], "stream": stream}
+        return {"input": text, "stream": stream, "conversation": conversation}
+    return {"messages": [{"role": "user", "content": text}], "stream": stream}
 
 
 @pytest.mark.parametrize("background", [True, False])
@@ -183,6 +190,45 @@ def test_leaving(gateway: RunningGateway, fake: FakeInference, key: str, path: s
 def _items(client: httpx2.Client, conversation: str) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = client.get(f"/v1/conversations/{conversation}/items?order=asc").json()["data"]
     return items
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_leaving_behind_a_large_question(
+    gateway: RunningGateway, fake: FakeInference, key: str, path: str, stream: bool
+) -> None:
+    """Head and body sent apart, as most clients do: the server stops reading when much comes at once."""
+    fake.scenario = Scenario("silent_first_token")
+    for n in range(6):
+        body = _body(path, stream=stream, conversation=None, text="x" * (80_000 + 25_000 * n))
+        visitor = Visitor(gateway, key, path, body, pause_s=0.02)
+        eventually(lambda n=n: len(fake.chats) > n)
+        _freed(gateway, fake, visitor.leave())
+
+
+@pytest.mark.parametrize("scenario", ["silent_first_token", "slow"])
+def test_leaving_with_a_second_request_in_line(
+    gateway: RunningGateway, fake: FakeInference, key: str, scenario: str
+) -> None:
+    fake.scenario = Scenario(scenario, words=WORDS * 40, delay_s=0.05)
+    body = _body("/v1/chat/completions", stream=True, conversation=None)
+    visitor = Visitor(gateway, key, "/v1/chat/completions", body, times=2)
+    eventually(lambda: fake.chats)
+    if scenario == "slow":
+        visitor.read_until(b"Hello")
+    _freed(gateway, fake, visitor.leave())
+    assert len(fake.chats) == 1  # the engine never heard of the second
+
+
+def test_requests_in_line_are_answered_one_after_the_other(gateway: RunningGateway, key: str) -> None:
+    body = _body("/v1/chat/completions", stream=True, conversation=None)
+    visitor = Visitor(gateway, key, "/v1/chat/completions", body, times=20)
+    while visitor.seen.count(b"0\r\n\r\n") < 20:
+        data = visitor._socket.recv(65536)
+        assert data, visitor.seen
+        visitor.seen += data
+    assert visitor.seen.count(b"HTTP/1.1 200 OK") == visitor.seen.count(b"[DONE]") == 20
+    visitor.leave()
 
 
 def test_leaving_at_any_moment_leaves_nothing_open(gateway: RunningGateway, fake: FakeInference, key: str) -> None:

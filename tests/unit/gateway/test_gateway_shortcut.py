@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import Awaitable
 from itertools import pairwise
 from typing import Any, cast
@@ -81,7 +83,8 @@ class Sink:
         pass
 
 
-async def relayed(reads: list[bytes]) -> Sink:
+async def relayed(reads: list[bytes], *, at_once: int = 1, made: list[weakref.ref[Generation]] | None = None) -> Sink:
+    """What becomes of these reads, the last `at_once` of which come before anybody is waked."""
     exchange = Exchange(b"")
     exchange.connection_made(cast("asyncio.Transport", Wire()))
     exchange.data_received(HEAD)
@@ -92,15 +95,21 @@ async def relayed(reads: list[bytes]) -> Sink:
     prompt = Prompt(messages=[], max_tokens=1000)
     generation = Generation(exchange, tgi, prompt, model="m", timeouts=Timeouts(), count_prompt=no_count)
     sink = Sink(generation)
+    if made is not None:
+        made.append(weakref.ref(generation))
 
     async def answer() -> None:
-        await generation.await_first_event()
-        await generation.relay(sink)
+        with generation:
+            await generation.await_first_event()
+            await generation.relay(sink)
 
     relay = asyncio.create_task(answer())
-    for read in reads:
+    for read in reads[:-at_once]:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
+        exchange.data_received(read)
+    await asyncio.sleep(0)
+    for read in reads[-at_once:]:
         exchange.data_received(read)
     await asyncio.wait_for(relay, 5)
     return sink
@@ -127,6 +136,27 @@ def _ends_of(events: list[bytes]) -> list[int]:
     for one in single:
         ends.append(end := end + len(one))
     return [*ends, len(whole)]
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_an_answer_waits_for_no_garbage_collection(is_cut: bool) -> None:
+    """Each way of its events: all in one read, in reads of their own, and behind its end."""
+    events = [framed([event(f" {n}", 1000)]) for n in range(4)]
+    end = framed([event("", 1000, "stop"), b"data: [DONE]\n\n"]) + b"0\r\n\r\n"
+    made: list[weakref.ref[Generation]] = []
+    gc.disable()
+    try:
+        asyncio.run(relayed([*events, end] if is_cut else [b"".join(events) + end], made=made))
+        assert made[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_nothing_is_handed_on_behind_the_end() -> None:
+    events = [framed([event(f" {n}", 1000)]) for n in range(4)]
+    end = framed([event("", 1000, "stop"), b"data: [DONE]\n\n"])
+    sink = asyncio.run(relayed([*events, end, framed([event(" late", 1000)])], at_once=2))
+    assert sink.texts == [*(f" {n}" for n in range(4)), ""]
 
 
 def test_reads_of_one_event_take_the_short_way() -> None:
@@ -216,9 +246,14 @@ class Written:
 
     def __init__(self) -> None:
         self.writes: list[Any] = []
+        self.is_lost = False
 
     def write(self, data: bytes) -> None:
+        assert not self.is_lost, "uvloop raises RuntimeError for this"
         self.writes.append(data)
+
+    def is_closing(self) -> bool:
+        return self.is_lost
 
     def close(self) -> None:
         self.writes.append("closed")
@@ -245,3 +280,15 @@ def test_a_head_leaves_with_what_follows_at_once_and_alone_otherwise() -> None:
         b"HTTP/1.1 400 Bad Request\r\n\r\n",
         "closed",
     ]
+
+
+def test_a_head_whose_reader_left_in_the_same_moment_is_dropped() -> None:
+    async def main() -> list[Any]:
+        written = Written()
+        joined = JoinedWrites(cast("asyncio.Transport", written), asyncio.get_running_loop())
+        joined.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        written.is_lost = True
+        await asyncio.sleep(0)
+        return written.writes
+
+    assert asyncio.run(main(), debug=True) == []
