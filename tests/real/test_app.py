@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import openai
@@ -42,8 +42,9 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.fixture
-def client(stack: Stack) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{stack.url}/v1", api_key=stack.key, max_retries=0)
+def client(stack: Stack) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key=stack.key, max_retries=0) as opened:
+        yield opened
 
 
 def test_the_openai_sdk_streams_a_chat(client: openai.OpenAI) -> None:
@@ -182,45 +183,49 @@ def test_sigkill_of_app_py_takes_the_engine_along(tmp_path: Path, models_dir: Pa
 def test_an_engine_that_dies_is_started_again_and_history_stays(tmp_path: Path, models_dir: Path) -> None:
     with run_app(tmp_path / "data", models_dir) as running:
         running.wait_until_ready()
-        client = openai.OpenAI(base_url=f"{running.url}/v1", api_key=running.key, max_retries=0)
-        conversation = client.conversations.create()
-        client.responses.create(input="Say hello.", conversation=conversation.id, max_output_tokens=4)
-        (engine,) = children_of(running.process.pid)
-        os.kill(engine, signal.SIGKILL)
-        wait_for(lambda: not is_running(engine), 10, "the engine is gone")
-        with pytest.raises(openai.InternalServerError) as refused:
-            client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=4)  # type: ignore[arg-type]
-        # A connection that the dying process still took breaks; after that none is taken.
-        assert refused.value.code in ("upstream_not_ready", "upstream_failed")
-        running.wait_until_ready()
-        patient = client.with_options(max_retries=5)  # readiness may have been looked at just before the end
-        patient.responses.create(input="And again.", conversation=conversation.id, max_output_tokens=4)
-        assert len(client.conversations.items.list(conversation.id).data) == 4
+        with openai.OpenAI(base_url=f"{running.url}/v1", api_key=running.key, max_retries=0) as client:
+            conversation = client.conversations.create()
+            client.responses.create(input="Say hello.", conversation=conversation.id, max_output_tokens=4)
+            (engine,) = children_of(running.process.pid)
+            os.kill(engine, signal.SIGKILL)
+            wait_for(lambda: not is_running(engine), 10, "the engine is gone")
+            with pytest.raises(openai.InternalServerError) as refused:
+                client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=4)  # type: ignore[arg-type]
+            # A connection that the dying process still took breaks; after that none is taken.
+            assert refused.value.code in ("upstream_not_ready", "upstream_failed")
+            running.wait_until_ready()
+            patient = client.with_options(max_retries=5)  # readiness may have been looked at just before the end
+            patient.responses.create(input="And again.", conversation=conversation.id, max_output_tokens=4)
+            assert len(client.conversations.items.list(conversation.id).data) == 4
 
 
 def test_ctrl_c_in_mid_answer_keeps_the_partial_text_and_leaves_no_process(tmp_path: Path, models_dir: Path) -> None:
     with run_app(tmp_path / "data", models_dir, {"GATEWAY_DRAIN_TIMEOUT_S": "0.2"}) as running:
         running.wait_until_ready()
-        client = openai.OpenAI(base_url=f"{running.url}/v1", api_key=running.key, max_retries=0)
-        conversation = client.conversations.create()
-        stream = client.responses.create(
-            input="Tell a very long story.", conversation=conversation.id, max_output_tokens=3000, stream=True
-        )
-        events = iter(stream)
-        while next(events).type != "response.output_text.delta":
-            pass
-        (engine,) = children_of(running.process.pid)
-        running.process.send_signal(signal.SIGINT)
-        last = [event.type for event in events][-1]
-        assert last in ("response.failed", "response.incomplete")
-        assert running.process.wait(20) == 0
-        assert not is_running(engine)
+        with openai.OpenAI(base_url=f"{running.url}/v1", api_key=running.key, max_retries=0) as client:
+            conversation = client.conversations.create()
+            stream = client.responses.create(
+                input="Tell a very long story.",
+                conversation=conversation.id,
+                max_output_tokens=3000,
+                stream=True,
+                temperature=0,
+            )
+            events = iter(stream)
+            while next(events).type != "response.output_text.delta":
+                pass
+            (engine,) = children_of(running.process.pid)
+            running.process.send_signal(signal.SIGINT)
+            last = [event.type for event in events][-1]
+            assert last in ("response.failed", "response.incomplete")
+            assert running.process.wait(20) == 0
+            assert not is_running(engine)
     with run_app(tmp_path / "data", models_dir) as again:
         again.wait_until_ready()
-        client = openai.OpenAI(base_url=f"{again.url}/v1", api_key=again.key, max_retries=0)
-        items = client.conversations.items.list(conversation.id, order="asc").data
-        assert [item.status for item in items] == ["completed", "incomplete"]  # type: ignore[union-attr]
-        assert items[1].content[0].text  # type: ignore[union-attr]
+        with openai.OpenAI(base_url=f"{again.url}/v1", api_key=again.key, max_retries=0) as client:
+            items = client.conversations.items.list(conversation.id, order="asc").data
+            assert [item.status for item in items] == ["completed", "incomplete"]  # type: ignore[union-attr]
+            assert items[1].content[0].text  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -241,8 +246,8 @@ def test_a_second_start_on_the_same_data_is_told_and_harms_nothing(stack: Stack)
     assert done.returncode == 2
     assert "DATA_DIR=" in done.stderr
     assert "Traceback" not in done.stderr
-    client = openai.OpenAI(base_url=f"{stack.url}/v1", api_key=stack.key, max_retries=0)
-    assert client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=2).choices  # type: ignore[arg-type]
+    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key=stack.key, max_retries=0) as client:
+        assert client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=2).choices  # type: ignore[arg-type]
 
 
 def test_a_taken_port_is_told_in_one_sentence(tmp_path: Path) -> None:

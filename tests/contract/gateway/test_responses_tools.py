@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -30,8 +31,9 @@ class City(BaseModel):
 
 
 @pytest.fixture
-def sdk(behind_tgi: RunningGateway, tgi: Tgi) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{behind_tgi.url}/v1", api_key=behind_tgi.new_key(), max_retries=0)
+def sdk(behind_tgi: RunningGateway, tgi: Tgi) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{behind_tgi.url}/v1", api_key=behind_tgi.new_key(), max_retries=0) as client:
+        yield client
 
 
 def asked(client: httpx2.Client, **fields: Any) -> Json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -59,8 +60,9 @@ def without_usage(answer: Answer) -> list[bytes]:
 
 
 @pytest.fixture
-def sdk(behind_tgi: RunningGateway, tgi: Tgi) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{behind_tgi.url}/v1", api_key=behind_tgi.new_key(), max_retries=0)
+def sdk(behind_tgi: RunningGateway, tgi: Tgi) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{behind_tgi.url}/v1", api_key=behind_tgi.new_key(), max_retries=0) as client:
+        yield client
 
 
 # --- tools: what TGI is asked
