@@ -14,13 +14,13 @@ from typing import Any
 from gateway.auth import Caller
 from gateway.dialects import Chunk, Prompt, Usage
 from gateway.errors import ContextTooLong, GatewayError, InvalidRequest
-from gateway.prompt import Fitted, fit
+from gateway.prompt import Fitted
 from gateway.response_object import OUR_SAMPLING
 from gateway.response_schemas import LOGPROBS, ContinueRequest, ResponseRequest
 from gateway.response_turn import ResponseTurn
 from gateway.store import Item, StoredResponse
 from gateway.turn import Parts
-from gateway.turn_items import bound_to_question, is_readable
+from gateway.turn_items import is_readable
 
 
 class ContinuedTurn(ResponseTurn):
@@ -68,18 +68,8 @@ class ContinuedTurn(ResponseTurn):
         readable = [item for item in items if is_readable(item)]
         messages = await self._all_counted(readable)
         own = sum(item.response_id == self._stored.id for item in readable)
-        history, asked = messages[:-own], messages[-own:]  # question and answer so far always stay
-        bound = len(history) - bound_to_question(history, asked)
-        system = [await self._system(request.instructions)] if request.instructions else []
-        budget = min(request.max_total_tokens or context, context)
-        try:
-            fitted = fit(
-                [*system, *history[:bound]],
-                [*history[bound:], *asked],
-                budget=budget - await self._tools_tokens(),
-                max_output_tokens=request.max_output_tokens,
-                may_truncate=request.truncation == "auto",
-            )
+        try:  # question and answer so far always stay
+            fitted = await self._fitted(messages[:-own], messages[-own:])
         except ContextTooLong:
             raise _no_room(request.max_total_tokens, context) from None
         return fitted, []

@@ -1,8 +1,9 @@
 """Answers that come from the model: streamed as events, or collected; the caller's departure is watched throughout.
 
-Each is a Starlette response whose work runs as a task beside a watch on the connection, from the first moment: before
-the first token, in mid-stream, and for plain requests too. When the caller leaves, the task is cancelled, which closes
-the upstream's connection and frees the engine.
+Each is a Starlette response that hears of a departure from the first moment: before the first token, in mid-stream, and
+for plain requests too. Our own server tells it, so the work runs in the request's own task; elsewhere it is a task
+beside a watch on the connection. When the caller leaves, the task is cancelled, which closes the upstream's connection
+and frees the engine.
 """
 
 from __future__ import annotations

@@ -184,23 +184,31 @@ class ResponseTurn:
         require_plausible(size, context, "input")
         history = await self._history()
         spoken = sum(message.tokens for message in history)
-        budget = min(request.max_total_tokens or context, context)
-        self._counts_later = (spoken + size) * _SMALL <= budget and not self.meter.counts_tokens
+        self._counts_later = (spoken + size) * _SMALL <= self._budget and not self.meter.counts_tokens
         if self._counts_later:  # beside the engine's work on the prompt; until then each byte is a token
             asked, question = [message_of(item, len(counted_text(item).encode())) for item in items], items
         else:
             asked = await self._all_counted(items)
             question = [replace(item, tokens=message.tokens) for item, message in zip(items, asked, strict=True)]
+        return await self._fitted(history, asked), question
+
+    @property
+    def _budget(self) -> int:
+        context = self.parts.settings.context_tokens
+        return min(self._request.max_total_tokens or context, context)
+
+    async def _fitted(self, history: Sequence[Message], asked: Sequence[Message]) -> Fitted:
+        """What the model gets: instructions and `asked` always, of `history` what has room. Raises ContextTooLong."""
+        request = self._request
         system = [await self._system(request.instructions)] if request.instructions else []
         bound = len(history) - bound_to_question(history, asked)
-        fitted = fit(
+        return fit(
             [*system, *history[:bound]],
             [*history[bound:], *asked],
-            budget=budget - await self._tools_tokens(),
+            budget=self._budget - await self._tools_tokens(),
             max_output_tokens=request.max_output_tokens,
             may_truncate=request.truncation == "auto",
         )
-        return fitted, question
 
     async def _tools_tokens(self) -> int:
         return await self.parts.upstreams.count(tools_text(self._tools)) if self._tools else 0

@@ -1,7 +1,8 @@
-"""Sending from where nothing can be awaited: an ASGI `send` that is run at once, as far as it goes.
+"""Sending from where nothing can be awaited, with as few writes as possible.
 
-A server's `send` is a coroutine only because it may have to wait for a slow reader. As long as it has not, it ends
-without ever giving control away, and so can be run to its end from within a callback.
+On our own server pieces of a body go straight to its connection. Any other server's `send` is a coroutine only because
+it may have to wait for a slow reader: as long as it has not, it ends without ever giving control away, and so can be
+run to its end from within a callback.
 """
 
 from __future__ import annotations
