@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import re
 import signal
 import socket
 from collections.abc import Generator
@@ -23,6 +24,7 @@ from gateway.sending import JoinedWrites
 
 _AFTER_DRAIN_S = 2
 _LARGEST_HEAD_BYTES = 64 << 10
+_OFFER_OF_HTTP2 = re.compile(rb"\r\nupgrade:[ \t]*h2c[ \t]*(?=\r\n|$)", re.IGNORECASE)
 _MOST_IN_LINE = 8
 
 
@@ -43,6 +45,9 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_made(cast("asyncio.Transport", joined))
 
     def data_received(self, data: bytes) -> None:
+        if b"h2c" in data:  # Java's own client offers HTTP/2 in each request; the parser would drop the body
+            head, end, body = data.partition(b"\r\n\r\n")
+            data = _OFFER_OF_HTTP2.sub(b"", head) + end + body
         super().data_received(data)
         if not self._is_in_head:
             return

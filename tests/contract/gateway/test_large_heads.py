@@ -76,3 +76,16 @@ def test_what_is_no_http_is_refused_in_openais_form(gateway: RunningGateway, req
     answer = send_raw(gateway, [request_bytes])
     assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_request"
+
+
+def test_a_client_that_offers_http2_is_answered_on_http1(gateway: RunningGateway, client: httpx2.Client) -> None:
+    """As Java's own client does in each of its requests."""
+    body = json.dumps({"messages": [{"role": "user", "content": "Upgrade: h2c\r\n"}]}).encode()
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings, close\r\nhost: x\r\n"
+        f"HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA\r\nUpgrade: h2c\r\n"
+        f"authorization: {client.headers['authorization']}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+    answer = send_raw(gateway, [head.encode() + body])
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n"), answer
