@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import getpass
+import io
 import os
 import signal
 import sys
@@ -50,6 +51,8 @@ exit codes: 0 done, 2 settings, 3 unknown model, 4 cannot fetch, 5 wrong file, 6
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text, or none of this terminal's
     try:
         settings = Settings.from_env(os.environ, ROOT)
         if getattr(arguments, "model", None):
