@@ -63,7 +63,7 @@ def main() -> int:
     environ = _environment(_options())
     os.umask(0o077)  # conversations, keys and logs are this user's alone
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in inference.stop_signals():
             signal.signal(number, signal.default_int_handler)  # until the loop runs, both stop alike
         address = _bind(environ)
         settings = inference.Settings.from_env(environ, ROOT)
@@ -202,8 +202,9 @@ async def _serve(
         try:
             await server.serve(sockets=[listener])
         finally:
-            print("stopping …", flush=True)
             cancelled.set()
+            with contextlib.suppress(OSError):  # a terminal that has gone takes no words
+                print("stopping …", flush=True)
             model.cancel()
             await asyncio.wait({model})
             line.close()
@@ -211,13 +212,16 @@ async def _serve(
 
 
 class _EarlyStop:
-    """SIGINT and SIGTERM between the loop's start and the server's: they make the server end as soon as it is there."""
+    """A signal to stop between the loop's start and the server's makes the server end as soon as it is there.
+
+    The server itself takes SIGINT and SIGTERM over; SIGHUP stays here.
+    """
 
     def __init__(self) -> None:
         self._was_asked = False
         self._server: Server | None = None
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in inference.stop_signals():
             loop.add_signal_handler(number, self._ask)
 
     async def hand_over(self, server: Server) -> None:

@@ -19,7 +19,7 @@ Every error that people should see is an InferenceError with `message` and `exit
 from inference.catalogue import Model, ModelText, load_catalogue, model_text
 from inference.choose import find_model
 from inference.errors import InferenceError
-from inference.launch import AnyEngine, make_engine, make_supervisor
+from inference.launch import AnyEngine, make_engine, make_supervisor, stop_signals
 from inference.machine import Machine, this_machine
 from inference.plan import LaunchPlan, make_plan
 from inference.prepare import prepare
@@ -52,5 +52,6 @@ __all__ = [
     "prepare",
     "run_prestart",
     "socket_folder",
+    "stop_signals",
     "this_machine",
 ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import getpass
+import io
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -50,6 +50,8 @@ exit codes: 0 done, 2 settings, 3 unknown model, 4 cannot fetch, 5 wrong file, 6
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text, or none of this terminal's
     try:
         settings = Settings.from_env(os.environ, ROOT)
         if getattr(arguments, "model", None):
@@ -229,7 +231,7 @@ def _publish(settings: Settings, arguments: argparse.Namespace) -> int:
 
 
 def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Ctrl-C and SIGTERM stop in order, from the first moment."""
+    """Ctrl-C, SIGTERM and a terminal that goes stop in order, from the first moment."""
     if arguments.gpu and not arguments.dry_run:
         raise SettingsError("--gpu asks about another machine, so nothing can be served with it. Add --dry-run.")
     model, machine = _model(settings), _machine(settings, arguments)
@@ -264,7 +266,7 @@ async def _run_engine(plan: LaunchPlan, settings: Settings, machine: Machine, re
     cancelled = threading.Event()
     task = asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in inference.stop_signals():
         asyncio.get_running_loop().add_signal_handler(number, _stop, cancelled, task)
     with inference.socket_folder(settings.runtime_dirs) as folder:
         engine = inference.make_engine(plan, settings, machine, folder)

@@ -57,6 +57,7 @@ class ContainerRunner:
         for port in self._engine.ports:
             check_port(port)
         spec = self._engine.container()
+        check_links(spec)
         with connected(REQUEST_TIMEOUT_S) as client:
             try:
                 _fetch_image(client, spec.image, self._report, stop)
@@ -70,6 +71,17 @@ class ContainerRunner:
                 raise explain_docker(error, spec) from None
             container_id: str = container.id
             return container_id
+
+
+def check_links(spec: ContainerSpec) -> None:
+    """Raises StartFailed for a file that is a link to outside of its folder: in a container it leads nowhere."""
+    for folder in spec.volumes:
+        for path in folder.iterdir():
+            if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+                raise StartFailed(
+                    f"{path} is a link to a place that the container does not see. Copy the folder with its files "
+                    f"(cp -rL {folder} NEW), and set MODEL to the copy."
+                )
 
 
 def container_options(spec: ContainerSpec, mark: str) -> dict[str, Any]:

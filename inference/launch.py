@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,16 @@ from inference.supervisor import Supervisor, Timing
 
 DOCKER_ANSWER_S = 10
 AnyEngine = LlamaCpp | LmDeploy | Tgi | TgiContainer
+
+
+def stop_signals() -> tuple[int, ...]:
+    """Those that mean to stop in order. SIGHUP, of a terminal that goes, is one unless it is ignored (nohup)."""
+    hang_ups = [number for number in signal.valid_signals() if getattr(number, "name", "") == "SIGHUP"]
+    return (
+        signal.SIGINT,
+        signal.SIGTERM,
+        *(number for number in hang_ups if signal.getsignal(number) != signal.SIG_IGN),
+    )
 
 
 def make_engine(plan: LaunchPlan, settings: Settings, machine: Machine, folder: Path) -> AnyEngine:

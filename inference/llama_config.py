@@ -46,7 +46,7 @@ def llama_config(config: ModelConfig, *, has_bias: bool, dtype: str, eos: list[i
         "tie_word_embeddings": config.is_tied,
         "torch_dtype": _TORCH_DTYPES[dtype],
         "vocab_size": config.vocab,
-        **{key: raw[key] for key in _KEPT if key in raw},
+        **{key: raw[key] for key in _KEPT if raw.get(key) is not None},
     }
 
 

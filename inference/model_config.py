@@ -18,6 +18,7 @@ from inference.weights.tensors import refuse_pointer
 
 Layout = Literal["internlm2", "internlm3", "llama"]
 LAYOUTS: tuple[Layout, ...] = ("internlm2", "internlm3", "llama")
+MOST_LAYERS = 10_000  # each is a dozen tensors to look for, so a damaged number must not make it millions
 _MOST_CONFIG_BYTES = 16 << 20
 _DEFAULTS: dict[Layout, dict[str, Any]] = {
     "internlm2": {"vocab_size": 103168, "intermediate_size": 11008, "rms_norm_eps": 1e-6, "bias": True},
@@ -110,7 +111,7 @@ def parse_config(raw: Mapping[str, Any], path: Path) -> ModelConfig:
         vocab=read.whole("vocab_size"),
         hidden=hidden,
         intermediate=read.whole("intermediate_size"),
-        layers=read.whole("num_hidden_layers"),
+        layers=read.whole("num_hidden_layers", most=MOST_LAYERS),
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
@@ -159,10 +160,12 @@ class _Reader:
         self._content = content
         self._path = path
 
-    def whole(self, key: str, default: int | None = None) -> int:
+    def whole(self, key: str, default: int | None = None, *, most: int = (1 << 31) - 1) -> int:
         value = self._content.get(key, default)
-        if type(value) is not int or not 0 < value < 1 << 31:
-            raise VerifyError(f"{self._path}: {key} must be a whole number above 0, but is {str(value)[:60]!r}.")
+        if type(value) is not int or not 0 < value <= most:
+            raise VerifyError(
+                f"{self._path}: {key} must be a whole number from 1 to {most}, but is {str(value)[:60]!r}."
+            )
         return value
 
     def number(self, key: str, default: float | None = None) -> float:

@@ -7,8 +7,10 @@ else is started. Nothing is ever installed by importing a module.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 from inference import guard
@@ -48,6 +50,7 @@ async def _run(command: str, folder: Path, log: ChildLog) -> int:
         stderr=asyncio.subprocess.STDOUT,
         cwd=folder,
         env=child_environment(),
+        start_new_session=True,
     )
     assert process.stdout is not None
     lines = LineSplitter()
@@ -60,5 +63,6 @@ async def _run(command: str, folder: Path, log: ChildLog) -> int:
         return await process.wait()
     finally:
         if process.returncode is None:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # the shell and what it runs, such as an installer
             await process.wait()

@@ -112,8 +112,7 @@ class _Machine:
                 stack.append(_allowed(argument))
             case "STACK_GLOBAL":
                 self._pack(2)
-                module, what = stack.pop()
-                stack.append(_allowed(f"{module} {what}"))
+                stack.append(_allowed(_joined(*stack.pop())))
             case "BINPERSID":
                 stack.append(_storage(stack.pop()))
             case "REDUCE":
@@ -154,11 +153,19 @@ class _Machine:
             target[key] = value
 
 
+def _joined(module: Any, what: Any) -> str:
+    """Other values than texts are not even shown: tuples in tuples may be endless as a text."""
+    if not isinstance(module, str) or not isinstance(what, str):
+        raise TypeError("a name that is no text")
+    return f"{module} {what}"
+
+
 def _allowed(name: str) -> _Global:
     if name not in _GLOBALS:
+        shown = ascii(name.replace(" ", ".")[:200])[1:-1]
         raise PickleError(
-            f"it names {name.replace(' ', '.')[:200]}, and only plain tensors of type bfloat16, float16 or float32 are "
-            "read (a pickle is a program)"
+            f"it names {shown}, and only plain tensors of type bfloat16, float16 or float32 are read (a pickle is a "
+            "program)"
         )
     return _Global(name)
 

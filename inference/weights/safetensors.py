@@ -17,6 +17,7 @@ from inference.errors import VerifyError
 from inference.weights.tensors import DTYPE_BYTES, Piece, Tensor, refuse_pointer
 
 MOST_HEAD_BYTES = 100_000_000  # the library's own limit
+MOST_DIMENSIONS = 64  # torch's own limit
 _START_BYTES = 64
 _ALIGNMENT = 8
 _PAGE = 4096
@@ -97,7 +98,7 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int) -> Tensor:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (TypeError, KeyError, ValueError):
         raise damaged from None
-    numbers = [*shape, begin, end] if isinstance(shape, list) else [None]
+    numbers = [*shape, begin, end] if isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS else [None]
     if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
         raise damaged
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:

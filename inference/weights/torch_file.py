@@ -48,17 +48,22 @@ def _tensors(path: Path, file: BinaryIO) -> list[Tensor]:
     with zipfile.ZipFile(file) as archive:
         members = {member.filename: member for member in archive.infolist()}
         root = _root(path, members)
-        if (order := members.get(f"{root}/byteorder")) and archive.read(order)[:16].strip() != b"little":
+        if (order := members.get(f"{root}/byteorder")) and _read(path, archive, order).strip() != b"little":
             raise VerifyError(f"{path} was saved on a big-endian machine; only little-endian files are read.")
-        pickled = members[f"{root}/data.pkl"]
-        _check_stored(path, pickled)
-        if pickled.file_size > MOST_PICKLE_BYTES:
-            raise VerifyError(f"{path}: its list of tensors is implausibly long ({pickled.file_size} bytes).")
+        pickled = _read(path, archive, members[f"{root}/data.pkl"])
         try:
-            found = read_pickle(io.BytesIO(archive.read(pickled)))
+            found = read_pickle(io.BytesIO(pickled))
         except PickleError as error:
             raise VerifyError(f"{path} cannot be used: {error}.") from None
         return [_tensor(path, file, members, root, name, stored) for name, stored in found.items()]
+
+
+def _read(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """A small member; what is compressed could become any number of bytes."""
+    _check_stored(path, member)
+    if member.file_size > MOST_PICKLE_BYTES:
+        raise VerifyError(f"{path}: {member.filename} is implausibly long ({member.file_size} bytes).")
+    return archive.read(member)
 
 
 def _root(path: Path, members: Mapping[str, zipfile.ZipInfo]) -> str:

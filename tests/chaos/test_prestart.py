@@ -2,7 +2,12 @@
 
 import asyncio
 import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +16,7 @@ from inference.prestart import run_prestart
 from inference.settings import Settings
 
 pytestmark = pytest.mark.chaos
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -38,10 +44,11 @@ def test_without_a_command_nothing_is_done(settings):
     assert not settings.data_dir.exists()
 
 
-def test_a_stop_ends_it(settings, tmp_path):
+@pytest.mark.parametrize("command", ["echo $$ > {0}/pid; exec sleep 600", "sleep 600 & echo $! > {0}/pid; wait; true"])
+def test_a_stop_ends_it_and_what_it_started(settings, tmp_path, command):
     async def work():
-        command = f"echo $$ > {tmp_path}/pid; exec sleep 600"
-        task = asyncio.create_task(run_prestart(replace(settings, prestart=command), lambda news: None))
+        command_here = command.format(tmp_path)
+        task = asyncio.create_task(run_prestart(replace(settings, prestart=command_here), lambda news: None))
         async with asyncio.timeout(20):
             while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
                 await asyncio.sleep(0.01)
@@ -50,5 +57,35 @@ def test_a_stop_ends_it(settings, tmp_path):
 
     asyncio.run(work())
     pid = (tmp_path / "pid").read_text().strip()
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid), 0)
+    deadline = time.monotonic() + 10
+    while is_running(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_serve_stops_in_order_when_its_terminal_goes_too(tmp_path, number):
+    folders = {"DATA_DIR": str(tmp_path / "data"), "MODELS_DIR": str(tmp_path / "models")}
+    environ = {**os.environ, **folders, "INFERENCE_PRESTART": "echo begun; sleep 600; true"}
+    log = tmp_path / "data" / "logs" / "prestart.log"
+    argv = [sys.executable, "-m", "inference", "serve", "--engine", "llamacpp"]
+    with subprocess.Popen(argv, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            deadline = time.monotonic() + 30
+            while not log.exists() or "begun\n" not in log.read_text().splitlines(keepends=True)[-1:]:
+                assert time.monotonic() < deadline
+                assert process.poll() is None
+                time.sleep(0.02)
+            process.send_signal(number)
+            assert process.communicate(timeout=20)[1].endswith("stopped\n")
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert not (tmp_path / "data" / "status.json").exists()

@@ -84,6 +84,14 @@ def test_config_is_the_one_that_both_engines_read_rightly(source, target, report
     assert json.loads((target / "generation_config.json").read_text())["eos_token_id"] == [2, ids]
 
 
+def test_a_null_in_the_config_is_not_handed_on(source, target, reports):
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"rms_norm_eps": None, "hidden_act": None}))
+    convert(source, target, reports)
+    made = json.loads((target / "config.json").read_text())
+    assert (made["rms_norm_eps"], made["hidden_act"]) == (1e-6, "silu")
+
+
 def test_the_form_of_transformers_5_is_read(source, target, reports):
     new = {"rope_type": "linear", "factor": 3.0, "rope_theta": 500000.0}
     settings(source / "config.json", rope_theta=None, rope_scaling=None, rope_parameters=new)
@@ -111,6 +119,7 @@ def test_the_form_of_transformers_5_is_read(source, target, reports):
         ({"num_key_value_heads": 3}, "cannot be divided by num_key_value_heads 3"),
         ({"hidden_size": 127}, "hidden_size 127"),
         ({"num_hidden_layers": 0}, "num_hidden_layers must be"),
+        ({"num_hidden_layers": 2_000_000_000}, "num_hidden_layers must be a whole number from 1 to 10000"),
         ({"bias": "yes"}, "bias must be true or false"),
         ({"model_type": "qwen2"}, "model_type is 'qwen2'"),
         ({"num_hidden_layers": 3}, "'model.layers.2.attention_norm.weight'"),

@@ -2,12 +2,13 @@
 
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import docker.errors
 import pytest
 
-from inference.containers import _fetch_image, container_options, explain_docker
+from inference.containers import _fetch_image, check_links, container_options, explain_docker
 from inference.docker_engine import connected, docker_info
 from inference.engines import ContainerSpec
 from inference.errors import Cancelled, DiskFull, StartFailed
@@ -33,6 +34,18 @@ def test_a_container_gets_its_cards_its_model_read_only_and_a_port_of_this_machi
     assert options["labels"] == {"internlm-stack.owner": "mark"}
     assert options["log_config"]["Config"] == {"max-size": "10m", "max-file": "2"}
     assert "restart_policy" not in options
+
+
+def test_a_file_that_is_a_link_out_of_its_folder_is_told_before_a_container_misses_it(tmp_path):
+    model = tmp_path / "snapshot"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "same.json").symlink_to("config.json")
+    check_links(replace(SPEC, volumes={model: "/models/m"}))
+    (tmp_path / "blob").write_text("")
+    (model / "model.safetensors").symlink_to("../blob")
+    with pytest.raises(StartFailed, match=r"model\.safetensors is a link .*cp -rL"):
+        check_links(replace(SPEC, volumes={model: "/models/m"}))
 
 
 def test_an_engine_that_does_not_answer_is_told_with_what_to_do(monkeypatch, tmp_path):

@@ -1,7 +1,9 @@
 """The command line: exit codes and messages, and that importing does nothing."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -124,3 +126,13 @@ def test_help_has_examples_and_exit_codes():
     )
     assert "python -m inference serve --model" in done.stdout
     assert "exit codes:" in done.stdout
+
+
+def test_a_name_that_is_no_text_is_shown_and_not_a_traceback(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff model"))
+    folder.mkdir()
+    argv = [sys.executable, "-m", "inference", "verify", folder]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 5
+    assert "\\udcff model" in done.stdout
+    assert done.stderr == ""

@@ -66,6 +66,7 @@ def test_a_safetensors_file_tells_where_its_tensors_are(tmp_path):
         ({"a": entry(dtype="Q4")}, 48, "has the type 'Q4'"),
         ({"a": entry(shape=(-4, -6))}, 48, "damaged head at 'a'"),
         ({"a": entry(shape=(True, 24))}, 48, "damaged head at 'a'"),
+        ({"a": entry(shape=(1 << 62,) * 2000)}, 48, "damaged head at 'a'"),
         ({"a": {"dtype": "BF16"}}, 48, "damaged head at 'a'"),
         ({"a": 3}, 48, "damaged head at 'a'"),
         (b'{"a": 1, "a": 2}', 0, "holds 'a' twice"),
@@ -139,6 +140,8 @@ def torch_file(tmp_path, steps, storage=bytes(48), **others):
         (b"(ios\nsystem\n", "takes the step INST"),
         (b"\x82\x01", "takes the step EXT1"),
         (b"ccollections\nOrderedDict\nK\x01\x85R", "list of tensors is damaged"),
+        (b")" + b"\x85" * 100_000 + b"X\x01\x00\x00\x00a\x93", "a name that is no text"),
+        (b"X\x04\x00\x00\x00\x1b[1mX\x03\x00\x00\x00\xed\xa0\x80\x93", r"it names \x1b[1m.\ud800, and only"),
     ],
 )
 def test_a_pickle_that_is_more_than_tensors_is_refused_by_name(tmp_path, steps, part):
@@ -172,6 +175,24 @@ def test_a_compressed_torch_file_is_refused(tmp_path):
         for name, content in members.items():
             archive.writestr(name, content)
     with pytest.raises(VerifyError, match="is compressed"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("is_compressed", [True, False])
+def test_a_word_on_the_byte_order_that_is_compressed_or_encrypted_is_not_read(tmp_path, is_compressed):
+    """Compressed it could become any number of bytes in memory."""
+    path = torch_file(tmp_path, pickled_tensor("0", "BF16", (4, 6)))
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist() if "byteorder" not in name}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        kind = zipfile.ZIP_DEFLATED if is_compressed else zipfile.ZIP_STORED
+        archive.writestr(f"{name.split('/')[0]}/byteorder", b"little" + bytes(1 << 20), kind)
+    content = bytearray(path.read_bytes())
+    content[content.rfind(b"PK\x01\x02") + 8] |= not is_compressed  # the flag "encrypted" in the central directory
+    path.write_bytes(content)
+    with pytest.raises(VerifyError, match="byteorder is compressed"):
         read_weights(path)
 
 
