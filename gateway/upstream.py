@@ -256,7 +256,7 @@ class Generation:
         sink.take(self._first)
         unread, self._unread = self._unread, b""
         if (held := self._hand_on(unread)) is not None:
-            await held
+            await self._exchange.pause_for(held)
         if not self.is_over:
             await _in_words(self._exchange.relay(self._hand_on, self._timeouts.between_tokens_s))
         if not self.is_over and not self._may_end_without_done:

@@ -10,6 +10,7 @@ Message format: RFC 9112.
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 import httptools
 
 _HIGH_WATER_BYTES = 64 * 1024
+_LARGEST_READ_BYTES = 32 * 1024  # the kernel keeps twice of it; a read is what one slow reader costs in memory
 _KEEP_S = 3.0  # uvicorn, which many engines use, gives connections up after 5
 _KEEP_AT_MOST = 256
 _LINGER_S = 1.0
@@ -154,7 +156,7 @@ class Exchange(asyncio.Protocol):
             while True:
                 while self._chunks:
                     if (held := take(self._taken())) is not None:
-                        await self._pause_for(held)
+                        await self.pause_for(held)
                 self._go_on_reading()
                 if self._complete:
                     return
@@ -163,9 +165,15 @@ class Exchange(asyncio.Protocol):
                     raise self._raised
                 if self._held is not None:
                     held, self._held = self._held, None
-                    await self._pause_for(held)
+                    await self.pause_for(held)
         finally:
             self._take = self.shortcut = None
+
+    def limit_reads(self) -> None:
+        """For a new connection: the kernel gathers no more than a slow reader may cost."""
+        connected = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if connected is not None:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LARGEST_READ_BYTES)
 
     def heard(self) -> None:
         """News came."""
@@ -247,7 +255,7 @@ class Exchange(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
 
-    async def _pause_for(self, held: Awaitable[None]) -> None:
+    async def pause_for(self, held: Awaitable[None]) -> None:
         """Reads nothing until the receiver has room again; the time that takes is not the sender's."""
         take, self._take = self._take, None
         self._pause()
@@ -445,6 +453,7 @@ class Connections:
                     )
         except (OSError, TimeoutError) as error:
             raise ConnectFailed(f"{type(error).__name__}: {error}") from None
+        exchange.limit_reads()
         return exchange
 
     def park(self, transport: asyncio.Transport) -> None:
