@@ -33,27 +33,27 @@ RUN printf '%s\n' '#!/bin/sh -e' \
     chmod +x /usr/local/bin/install-group
 
 FROM tools AS gateway-packages
-RUN install-group gateway
+RUN --network=none install-group gateway
 COPY gateway /app/gateway
-RUN ${PYTHON:-python3} -m compileall -q /app
+RUN --network=none ${PYTHON:-python3} -m compileall -q /app
 
 FROM tools AS webui-packages
-RUN install-group webui
+RUN --network=none install-group webui
 COPY webui /app/webui
-RUN ${PYTHON:-python3} -m compileall -q /app
+RUN --network=none ${PYTHON:-python3} -m compileall -q /app
 
 FROM tools AS cpu-packages
-RUN install-group inference
+RUN --network=none install-group inference
 COPY inference /app/inference
-RUN ${PYTHON:-python3} -m compileall -q /app
+RUN --network=none ${PYTHON:-python3} -m compileall -q /app
 
 FROM tools AS app-packages
-RUN install-group app
+RUN --network=none install-group app
 COPY gateway /app/gateway
 COPY inference /app/inference
 COPY webui /app/webui
 COPY app.py /app/
-RUN ${PYTHON:-python3} -m compileall -q /app
+RUN --network=none ${PYTHON:-python3} -m compileall -q /app
 
 # --- what the images share: one user without rights, folders for volumes, nothing else to write
 

@@ -192,7 +192,9 @@ def _make_first_keys(keys: Keys, settings: Settings) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if keys.ensure_file(folder / "admin.key", "admin", frozenset({"chat", "admin"})):
         log.warning("the first start made an admin key: %s", folder / "admin.key")
-    keys.ensure_file(folder / "webui.key", "web UI", frozenset({"chat", "on_behalf_of"}))
+    webui_key = settings.webui_key_file or folder / "webui.key"
+    webui_key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    keys.ensure_file(webui_key, "web UI", frozenset({"chat", "on_behalf_of"}))
 
 
 async def _unknown_path(request: Request) -> JSONResponse:
