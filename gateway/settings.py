@@ -163,7 +163,8 @@ class Settings:
             retention_days=_number(environ, "GATEWAY_RETENTION_DAYS", 0, 0, 36_500),
             response_retention_days=_number(environ, "GATEWAY_RESPONSE_RETENTION_DAYS", 30, 0, 36_500),
             model_title=environ.get("GATEWAY_MODEL_TITLE") or None,
-            webui_key_file=_path(environ, "WEBUI_API_KEY_FILE", root),
+            webui_key_file=root
+            / (environ.get("WEBUI_API_KEY_FILE") or f"{environ.get('DATA_DIR') or 'data'}/webui.key"),
             metrics_token=_header_word(environ, "GATEWAY_METRICS_TOKEN"),
             traces=_traces(environ),
             timeouts=Timeouts(
@@ -193,10 +194,6 @@ def _number(environ: Mapping[str, str], name: str, default: Number, low: Number,
 def _limit(environ: Mapping[str, str], name: str) -> int | None:
     """A limit that is absent by default."""
     return _number(environ, name, 1, 1, 1_000_000_000) if environ.get(name) else None
-
-
-def _path(environ: Mapping[str, str], name: str, root: Path) -> Path | None:
-    return root / environ[name] if environ.get(name) else None
 
 
 def _one_of(environ: Mapping[str, str], name: str, values: tuple[str, ...]) -> str:

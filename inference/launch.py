@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -42,8 +43,8 @@ def make_engine(plan: LaunchPlan, settings: Settings, machine: Machine, folder: 
         case "lmdeploy":
             return LmDeploy(plan, folder, machine.lmdeploy or "lmdeploy")
         case "llamacpp":
-            own_key = {"api_key": kept_key(settings.key_file)} if settings.key_file else {}
-            return LlamaCpp(plan, folder, listen=settings.listen, **own_key)
+            llamacpp = LlamaCpp(plan, folder, listen=settings.listen)
+            return replace(llamacpp, api_key=kept_key(settings.key_file)) if settings.key_file else llamacpp
 
 
 def make_supervisor(engine: AnyEngine, settings: Settings, report: Report) -> Supervisor:
