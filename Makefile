@@ -41,6 +41,35 @@ test-fast: setup-dev ## unit and contract tests, one to two minutes, no network
 test: setup-dev ## everything that this machine can run
 	scripts/test.sh
 
+# No card here: llama.cpp on the CPU. `make up COMPOSE_FILES="…"` names others, see docs/deploy-docker.md.
+COMPOSE_FILES ?= -f docker-compose.yml $(shell command -v nvidia-smi >/dev/null || echo -f docker-compose.cpu.yml)
+COMPOSE := docker compose $(COMPOSE_FILES)
+
+.PHONY: images
+images: ## build the four images of Dockerfile.app (BASE=… another base image)
+	for target in gateway webui cpu app; do \
+	  docker build -f Dockerfile.app --target $$target $(if $(BASE),--build-arg BASE=$(BASE)) \
+	    --build-arg REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) \
+	    -t internlm-stack/$$target:$${TAG:-latest} . || exit; \
+	done
+
+.PHONY: up
+up: ## start the containers, and wait until the model answers
+	$(COMPOSE) up -d --build --wait
+	$(COMPOSE) ps
+
+.PHONY: down
+down: ## stop and remove the containers; models, history and keys stay
+	$(COMPOSE) down --remove-orphans
+
+.PHONY: logs
+logs: ## what the containers say, as it comes
+	$(COMPOSE) logs --follow --tail 100
+
+.PHONY: ps
+ps: ## the containers and their health
+	$(COMPOSE) ps -a
+
 .PHONY: openapi
 openapi: setup-dev ## write docs/openapi.json anew, which a test compares with the app
 	$(PY) -m tests.openapi_snapshot

@@ -19,7 +19,7 @@ from gateway import VERSION
 from gateway.admission import Admission
 from gateway.auth import Caller, Keys
 from gateway.background import BackgroundAnswers
-from gateway.database import Database
+from gateway.database import Database, DatabaseError
 from gateway.direct import Direct, DirectRoute
 from gateway.documented import ERRORS
 from gateway.error_answers import (
@@ -65,7 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
     Serve it with gateway.server.Server, which ends the open turns in order when it stops.
 
     Raises:
-        DatabaseError: the store cannot be opened, or another gateway has it.
+        DatabaseError: the store cannot be opened, or another gateway has it, or the web UI's key cannot be kept.
     """
     database = Database(settings.database, hold=True, wait_s=settings.database_wait_s)
     keys = Keys(database)
@@ -192,7 +192,14 @@ def _make_first_keys(keys: Keys, settings: Settings) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if keys.ensure_file(folder / "admin.key", "admin", frozenset({"chat", "admin"})):
         log.warning("the first start made an admin key: %s", folder / "admin.key")
-    keys.ensure_file(folder / "webui.key", "web UI", frozenset({"chat", "on_behalf_of"}))
+    webui_key = settings.webui_key_file or folder / "webui.key"
+    try:
+        webui_key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        keys.ensure_file(webui_key, "web UI", frozenset({"chat", "on_behalf_of"}))
+    except OSError as error:
+        raise DatabaseError(
+            f"WEBUI_API_KEY_FILE: {webui_key} cannot be used ({error.strerror}). Name a file that can be written."
+        ) from None
 
 
 async def _unknown_path(request: Request) -> JSONResponse:

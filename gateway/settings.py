@@ -102,6 +102,7 @@ class Settings:
     timeouts: Timeouts = field(default_factory=Timeouts)
     metrics_token: str | None = field(default=None, repr=False)
     traces: TraceSettings | None = None
+    webui_key_file: Path | None = None
 
     @property
     def is_loopback(self) -> bool:
@@ -162,6 +163,8 @@ class Settings:
             retention_days=_number(environ, "GATEWAY_RETENTION_DAYS", 0, 0, 36_500),
             response_retention_days=_number(environ, "GATEWAY_RESPONSE_RETENTION_DAYS", 30, 0, 36_500),
             model_title=environ.get("GATEWAY_MODEL_TITLE") or None,
+            webui_key_file=root
+            / (environ.get("WEBUI_API_KEY_FILE") or f"{environ.get('DATA_DIR') or 'data'}/webui.key"),
             metrics_token=_header_word(environ, "GATEWAY_METRICS_TOKEN"),
             traces=_traces(environ),
             timeouts=Timeouts(

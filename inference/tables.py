@@ -92,6 +92,12 @@ def plan_text(plan: LaunchPlan) -> str:
     return "\n".join(lines)
 
 
+def load_text(model: Model) -> str:
+    """For people who wait for an engine whose log nobody reads; the time is arithmetic, for a disk of 500 MB/s."""
+    seconds = max(1, round(model.size_bytes / 500e6))
+    return f"loading {megabytes(model.size_bytes)} into memory: about {seconds} s at 500 MB/s, then it is tried"
+
+
 def _settings(plan: LaunchPlan) -> Iterator[tuple[str, str]]:
     yield "one conversation", f"{plan.context_tokens} tokens, prompt and answer together"
     yield "answers at once", str(plan.slots)

@@ -74,10 +74,14 @@ async def _status(parts: Parts) -> dict[str, Any]:
     settings = parts.settings
     written = _written_status(settings.data_dir / "status.json")
     is_up = await parts.upstreams.is_ready()
-    is_ready = is_up and written["stage"] in ("ready", "unknown")
+    # An engine that nobody of ours watches leaves the file at `load`, where its preparation ended.
+    is_ready = is_up and written["stage"] in ("ready", "unknown", "load")
     stage = "ready" if is_ready else written["stage"]
+    was_up_at = parts.upstreams.was_ready_at
     if stage == "ready" and not is_up:  # its supervisor has not noticed yet
         stage = "restarting"
+    if stage == "load" and was_up_at is not None and was_up_at > (written["since"] or 0):
+        stage, written["since"] = "restarting", was_up_at
     return {
         "object": "status",
         **written,

@@ -1,4 +1,7 @@
-"""llama.cpp's own server (package `xllamacpp`) in a child process, on a Unix socket; for the CPU and GGUF files."""
+"""llama.cpp's own server (package `xllamacpp`) in a child process; for the CPU and GGUF files.
+
+It listens on a private Unix socket, or on an address of INFERENCE_LISTEN where the gateway is in another container.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ SERVER = Path(__file__).with_name("llamacpp_server.py")
 
 @dataclass(frozen=True)
 class LlamaCpp:
-    """`folder` is private and takes the socket. `model_file` may be set later, by `serving`, when it is prepared."""
+    """`folder` is private and takes the socket; `listen` (host, port) replaces that.
+
+    `model_file` may be set later, by `serving`, when it is prepared.
+    """
 
     plan: LaunchPlan
     folder: Path
@@ -32,6 +38,7 @@ class LlamaCpp:
     dialect: str = "llamacpp"
     parent_death_signal: int = signal.SIGKILL
     stop_signals: tuple[int, ...] = (signal.SIGTERM,)
+    listen: tuple[str, int] | None = None
 
     def serving(self, model_file: Path) -> LlamaCpp:
         """The same engine (same endpoint, same key) with its model."""
@@ -39,7 +46,7 @@ class LlamaCpp:
 
     @property
     def ports(self) -> tuple[int, ...]:
-        return ()
+        return (self.listen[1],) if self.listen else ()
 
     @property
     def socket(self) -> Path:
@@ -47,7 +54,11 @@ class LlamaCpp:
 
     @property
     def endpoint(self) -> str:
-        return f"unix:{self.socket}"
+        """As this machine reaches it; an address that means all of them answers on 127.0.0.1 too."""
+        if self.listen is None:
+            return f"unix:{self.socket}"
+        host, port = self.listen
+        return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
 
     @property
     def description(self) -> str:
@@ -59,10 +70,11 @@ class LlamaCpp:
 
     def argv(self) -> list[str]:
         assert self.model_file is not None, "serving(path) comes first"
+        address = {"host": self.listen[0], "port": self.listen[1]} if self.listen else {"socket": str(self.socket)}
         config = {
             "model_file": str(self.model_file),
             "alias": self.plan.model.name,
-            "socket": str(self.socket),
+            **address,
             "threads": self.plan.threads,
             "slots": self.plan.slots,
             "context_tokens": self.plan.context_tokens * self.plan.slots,  # llama.cpp divides it by the slots

@@ -31,7 +31,8 @@ def main(config: dict[str, Any], api_key: str) -> int:
 def _params(params: Any, config: dict[str, Any], api_key: str) -> Any:
     params.model.path = config["model_file"]
     params.model_alias = {config["alias"]}
-    params.hostnames = [config["socket"]]
+    params.hostnames = [config.get("host") or config["socket"]]
+    params.port = config.get("port", params.port)
     params.api_keys = [api_key]
     params.n_ctx = config["context_tokens"]
     params.n_parallel = config["slots"]

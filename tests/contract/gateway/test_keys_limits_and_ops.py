@@ -144,7 +144,7 @@ def test_health_and_readiness(gateway: RunningGateway, fake: FakeInference) -> N
 
 def test_status_joins_what_the_models_side_wrote(gateway: RunningGateway, client: httpx2.Client) -> None:
     file = gateway.data_dir / "status.json"
-    written = {"stage": "load", "done": 3, "total": 10, "unit": "s", "message": "loading", "since": 5, "model": "x"}
+    written = {"stage": "convert", "done": 3, "total": 10, "unit": "s", "message": "loading", "since": 5, "model": "x"}
     try:
         eventually(lambda: client.get("/v1/status").json()["ready"])
         file.write_text(json.dumps(written))
@@ -159,6 +159,33 @@ def test_status_joins_what_the_models_side_wrote(gateway: RunningGateway, client
     finally:
         file.unlink()
     assert client.get("/v1/status").json()["upstreams"] == [{"engine": "llamacpp", "ready": True}]
+
+
+def test_an_engine_that_nobody_watches_is_ready_when_it_answers_and_restarting_when_it_is_gone(
+    gateway: RunningGateway, client: httpx2.Client, fake: FakeInference
+) -> None:
+    """As docker-compose.yml runs it: the preparation leaves `load` behind, and nobody writes what comes after."""
+    file = gateway.data_dir / "status.json"
+    written = {"stage": "load", "done": 0, "total": 0, "unit": "", "message": "loading", "since": time.time() + 0.5}
+
+    def status_when(is_ready: bool) -> Any:
+        return eventually(lambda: (found := client.get("/v1/status").json())["ready"] is is_ready and found)
+
+    try:
+        fake.scenario = Scenario("loading")
+        status_when(is_ready=False)
+        file.write_text(json.dumps(written))
+        assert client.get("/v1/status").json()["stage"] == "load"
+        time.sleep(0.6)
+        fake.scenario = Scenario()
+        assert status_when(is_ready=True)["stage"] == "ready"
+        fake.scenario = Scenario("loading")
+        status = status_when(is_ready=False)
+        assert status["stage"] == "restarting"
+        assert status["since"] > written["since"]
+    finally:
+        fake.scenario = Scenario()
+        file.unlink(missing_ok=True)
 
 
 def test_the_docs_load_nothing_from_other_hosts(gateway: RunningGateway) -> None:

@@ -1,0 +1,152 @@
+"""A project of docker compose, as a user starts it: built, up, asked over its published ports, and down again."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import os
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference.docker_engine import docker_info
+
+ROOT = Path(__file__).resolve().parents[2]
+UP_S = 300
+log = logging.getLogger("containers")
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@dataclass
+class ComposeStack:
+    """`files` as after `-f`; `environ` is what a `.env` would hold."""
+
+    project: str
+    files: Sequence[str]
+    model: str
+    environ: dict[str, str] = field(default_factory=dict)
+    gateway_port: int = field(default_factory=free_port)
+    webui_port: int = field(default_factory=free_port)
+
+    def compose(self, *words: str, check: bool = True, timeout_s: float = UP_S) -> str:
+        own = {"TAG": "test", "GATEWAY_PORT": str(self.gateway_port), "WEBUI_PORT": str(self.webui_port)}
+        command = ["docker", "compose", "-p", self.project]
+        for file in self.files:
+            command += ["-f", str(ROOT / file)]
+        done = subprocess.run(
+            [*command, *words],
+            env={**os.environ, **own, **self.environ},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        if check and done.returncode:
+            logs = "" if words[0] in ("build", "config") else self.compose("logs", "--tail", "40", check=False)
+            pytest.fail(
+                f"docker compose {' '.join(words)} ended with {done.returncode}:\n{done.stderr[-3000:]}\n{logs}"
+            )
+        return done.stdout
+
+    def container(self, service: str, number: int = 1) -> str:
+        return f"{self.project}-{service}-{number}"
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        done = subprocess.run(["docker", "inspect", name], capture_output=True, text=True, check=True)
+        found: dict[str, Any] = json.loads(done.stdout)[0]
+        return found
+
+    def kill(self, service: str, number: int = 1) -> None:
+        """SIGKILL as from the kernel: `docker kill` would switch the restart policy off."""
+        os.kill(self.inspect(self.container(service, number))["State"]["Pid"], 9)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.gateway_port}"
+
+    def admin_key(self) -> str:
+        return self.compose("exec", "-T", "gateway", "cat", "/data/admin.key").strip()
+
+    def ask(self, path: str, key: str, body: dict[str, Any] | None = None, timeout_s: float = 60) -> dict[str, Any]:
+        with self.open(path, key, body, timeout_s) as answer:
+            told: dict[str, Any] = json.loads(answer.read())
+            return told
+
+    def open(self, path: str, key: str, body: dict[str, Any] | None = None, timeout_s: float = 60) -> Any:
+        """The open answer. Raises urllib.error.HTTPError, or OSError."""
+        head = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, head)
+        return urllib.request.urlopen(request, timeout=timeout_s)
+
+    def wait_until_ready(self, deadline_s: float = 90) -> float:
+        """Until a completion can be served; returns the seconds that it took."""
+        begun = time.monotonic()
+        while time.monotonic() - begun < deadline_s:
+            try:
+                with urllib.request.urlopen(f"{self.url}/readyz", timeout=5):
+                    return time.monotonic() - begun
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.1)
+        pytest.fail(f"not ready after {deadline_s:g} s:\n{self.compose('logs', '--tail', '30', check=False)}")
+
+    def wait_until_it_answers(self, key: str, what: str, deadline_s: float = 90) -> float:
+        """Until a chat gets its answer; returns the seconds that it took, and logs them (`--log-cli-level=INFO`)."""
+        begun = time.monotonic()
+        body = {"model": self.model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+        while time.monotonic() - begun < deadline_s:
+            try:
+                assert self.ask("/v1/chat/completions", key, body, timeout_s=20)["choices"]
+                log.info("%s: answers again after %.1f s", what, time.monotonic() - begun)
+                return time.monotonic() - begun
+            except OSError:  # HTTPError is one
+                time.sleep(0.1)
+            except http.client.HTTPException:
+                time.sleep(0.1)
+        pytest.fail(f"no answer after {deadline_s:g} s:\n{self.compose('logs', '--tail', '30', check=False)}")
+
+    def leftovers(self) -> str:
+        """Containers, volumes and networks of the project that still are there."""
+        label = f"label=com.docker.compose.project={self.project}"
+        kinds = (["ps", "-a"], ["volume", "ls"], ["network", "ls"])
+        listed = [
+            subprocess.run(
+                ["docker", *kind, "-q", "--filter", label], capture_output=True, text=True, check=True
+            ).stdout
+            for kind in kinds
+        ]
+        return "".join(listed)
+
+
+def require_docker() -> None:
+    """Skips where no engine answers; fails instead where the containers must be tested."""
+    if docker_info() is None:
+        say = pytest.fail if "containers" in os.environ.get("TESTS_MAY_NOT_SKIP", "") else pytest.skip
+        say("no Docker engine answers here")
+
+
+@contextmanager
+def running(stack: ComposeStack) -> Iterator[ComposeStack]:
+    stack.compose("down", "-v", "--remove-orphans", check=False)
+    stack.compose("build", timeout_s=600)
+    try:
+        stack.compose("up", "-d", "--wait", "--no-build")
+        yield stack
+    finally:
+        stack.compose("down", "-v", "--remove-orphans", "--timeout", "5", check=False)

@@ -1,0 +1,84 @@
+"""The image with everything on one host, as `docker run` and a Space of the docker kind start it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from tests.containers.compose_stack import ROOT, free_port, require_docker
+
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
+NAME = "internlm-stack-test-app"
+IMAGE = "internlm-stack/app:test"
+
+
+def docker(*words: str, check: bool = True) -> str:
+    done = subprocess.run(["docker", *words], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    if check and done.returncode:
+        pytest.fail(f"docker {' '.join(words)}: {done.stderr[-3000:]}")
+    return done.stdout
+
+
+def clear() -> None:
+    docker("rm", "-fv", NAME, check=False)
+    docker("network", "rm", NAME, check=False)
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """Read-only, without rights, on a network of its own; ready."""
+    require_docker()
+    docker("build", "-f", "Dockerfile.app", "--target", "app", "-t", IMAGE, ".")
+    clear()
+    docker("network", "create", NAME)
+    port = free_port()
+    rights = ("--init", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--tmpfs", "/tmp")
+    docker("run", "-d", "--name", NAME, "--network", NAME, *rights, "-p", f"127.0.0.1:{port}:7860", IMAGE)
+    try:
+        _wait(f"http://127.0.0.1:{port}/readyz")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        clear()
+
+
+def _wait(url: str) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    pytest.fail(docker("logs", NAME)[-3000:])
+
+
+def test_page_and_api_are_at_one_port(url: str) -> None:
+    with urllib.request.urlopen(url, timeout=20) as page:
+        assert b"gradio" in page.read().lower()
+    key = docker("exec", NAME, "cat", "/data/admin.key").strip()
+    head = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}).encode()
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/v1/chat/completions", body, head), timeout=60) as answer:
+        assert json.loads(answer.read())["choices"][0]["message"]["content"]
+
+
+def test_it_runs_as_nobody_special_and_is_labelled(url: str) -> None:
+    found = json.loads(docker("image", "inspect", IMAGE))[0]["Config"]
+    assert found["User"] == "1000:1000"
+    assert found["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert found["Healthcheck"]["Test"][:2] == ["CMD", "python"]
+    assert docker("exec", NAME, "id", "-u").strip() == "1000"
+    assert "compilers" not in docker("exec", NAME, "sh", "-c", "command -v gcc cc make && echo compilers; true")
+
+
+def test_a_stop_is_orderly_and_quick(url: str) -> None:
+    begun = time.monotonic()
+    docker("stop", "-t", "30", NAME)
+    assert time.monotonic() - begun < 15
+    assert json.loads(docker("inspect", NAME))[0]["State"]["ExitCode"] == 0

@@ -1,0 +1,115 @@
+"""Three gateways behind nginx with PostgreSQL and Redis, as docker-compose.scale.yml starts them."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.containers.compose_stack import ComposeStack, require_docker, running
+
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
+MODEL = "smollm2-135m-instruct"
+FILES = ("docker-compose.yml", "docker-compose.cpu.yml", "docker-compose.scale.yml")
+LIMIT = 12
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[ComposeStack]:
+    require_docker()
+    environ = {"INFERENCE_SLOTS": "2", "GATEWAY_KEY_RPM": "100000"}
+    with running(ComposeStack("internlm-stack-test-scale", FILES, MODEL, environ)) as up:
+        yield up
+    assert not up.leftovers(), "`docker compose down -v` left something behind"
+
+
+@pytest.fixture(scope="module")
+def key(stack: ComposeStack) -> str:
+    return stack.admin_key()
+
+
+def status_of(stack: ComposeStack, key: str, body: dict[str, Any]) -> int | str:
+    """The status of a request, or "cut" when its connection broke before there was one."""
+    try:
+        stack.ask("/v1/responses", key, body)
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return refused.code
+    except OSError:
+        return "cut"
+    return 200
+
+
+def test_three_gateways_answer_at_one_address(stack: ComposeStack, key: str) -> None:
+    assert stack.ask("/v1/responses", key, {"model": MODEL, "input": "Hi", "max_output_tokens": 4})["output"]
+    for number in (1, 2, 3):
+        assert stack.inspect(stack.container("gateway", number))["State"]["Health"]["Status"] == "healthy"
+
+
+def test_events_pass_the_proxy_one_by_one(stack: ComposeStack, key: str) -> None:
+    body = {"model": MODEL, "input": "Tell a story.", "stream": True, "max_output_tokens": 60}
+    with stack.open("/v1/responses", key, body) as answer:
+        reads = 0
+        while answer.read1(65536):
+            reads += 1
+    assert reads > 10
+
+
+def test_a_limit_is_exact_across_all_gateways(stack: ComposeStack, key: str) -> None:
+    created = stack.ask("/v1/keys", key, {"name": "limited", "rpm": LIMIT})
+    body = {"model": MODEL, "input": "Hi", "max_output_tokens": 1, "store": False}
+    begun = time.monotonic()
+    with ThreadPoolExecutor(12) as pool:
+        told = Counter(pool.map(lambda _: status_of(stack, created["value"], body), range(3 * LIMIT)))
+    assert set(told) == {200, 429}
+    # LIMIT at once, and one more for each 60/LIMIT seconds that the requests took.
+    assert LIMIT <= told[200] <= LIMIT + LIMIT * (time.monotonic() - begun) / 60
+
+
+def test_the_history_is_the_same_at_every_gateway(stack: ComposeStack, key: str) -> None:
+    kept = stack.ask("/v1/responses", key, {"model": MODEL, "input": "Hi", "max_output_tokens": 4})
+    look = "import http.client, sys; c = http.client.HTTPConnection('127.0.0.1', 8000); "
+    look += (
+        "c.request('GET', sys.argv[1], headers={'Authorization': 'Bearer ' + open('/data/admin.key').read().strip()}); "
+    )
+    look += "print(c.getresponse().read().decode())"
+    for number in ("1", "2", "3"):
+        path = f"/v1/responses/{kept['id']}"
+        told = stack.compose("exec", "-T", "--index", number, "gateway", "python", "-c", look, path)
+        assert json.loads(told)["output"] == kept["output"], number
+
+
+def test_a_gateway_killed_under_load_costs_its_own_answers_only_and_no_stored_turn(
+    stack: ComposeStack, key: str
+) -> None:
+    body = {"model": MODEL, "input": "Count to ten.", "max_output_tokens": 16}
+    acknowledged: list[str] = []
+
+    def ask(number: int) -> int | str:
+        if number == 15:
+            stack.kill("gateway", 2)
+            return 200
+        try:
+            acknowledged.append(stack.ask("/v1/responses", key, body)["id"])
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code
+        except OSError:
+            return "cut"
+        return 200
+
+    with ThreadPoolExecutor(6) as pool:
+        told = Counter(pool.map(ask, range(60)))
+    # At most six were open, so at most six can have been at the gateway that died; nginx says 502 or cuts them.
+    assert sum(count for status, count in told.items() if status != 200) <= 6, told
+    assert set(told) <= {200, 502, "cut"}
+    assert len(acknowledged) > 50
+    for response_id in acknowledged:
+        assert stack.ask(f"/v1/responses/{response_id}", key)["status"] in ("completed", "incomplete")
+    stack.wait_until_it_answers(key, "one of three gateways killed")

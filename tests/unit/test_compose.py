@@ -1,0 +1,39 @@
+"""The compose files against the settings: whatever may be set in .env arrives in the container that reads it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.unit
+ROOT = Path(__file__).resolve().parents[2]
+# Fixed within the containers, read by other programs, or files with tokens that the containers do not see.
+NOT_PASSED = {
+    *("DATA_DIR", "MODELS_DIR", "HOST", "PORT", "GRADIO_SERVER_PORT", "SPACE_ID", "INFERENCE_ENGINE", "DOCKER_HOST"),
+    *("INFERENCE_MODELS_FILE", "INFERENCE_TGI_IMAGE", "INFERENCE_PRESTART", "INFERENCE_LISTEN", "XDG_RUNTIME_DIR"),
+    *("TMPDIR", "WEBUI_API_KEY", "WEBUI_SECRET_FILE", "PYTHON", "SETUP_SKIP_DISK_CHECK"),
+    *("HF_TOKEN_FILE", "MODELSCOPE_API_TOKEN_FILE", "OPENXLAB_TOKEN_FILE", "INFERENCE_GIT_TOKEN_FILE"),
+}
+
+
+def text_of_files() -> str:
+    return "".join(path.read_text() for path in sorted(ROOT.glob("docker-compose*.yml")))
+
+
+def test_every_setting_reaches_a_container_or_is_fixed_there() -> None:
+    named = set(re.findall(r"^#([A-Z][A-Z0-9_]*)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    used = set(re.findall(r"^ +([A-Z][A-Z0-9_]*):", text_of_files(), re.MULTILINE))
+    used |= set(re.findall(r"\$\{([A-Z][A-Z0-9_]*):-", text_of_files()))
+    assert named - used == NOT_PASSED
+    assert not used - named - {"USAGE_STATS", "POSTGRES_USER"}
+
+
+def test_inference_publishes_nothing_and_everything_else_only_where_bind_says() -> None:
+    ports = re.findall(r"ports: (\[.*\])", text_of_files())
+    assert ports
+    assert all(one.startswith('["${BIND:-127.0.0.1}:') for one in ports)
+    services = re.split(r"^  (?=[a-z]+:$)", (ROOT / "docker-compose.yml").read_text(), flags=re.MULTILINE)
+    inference = next(one for one in services if one.startswith("inference:"))
+    assert "ports" not in inference
