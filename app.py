@@ -94,7 +94,7 @@ def _options() -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", help="a name of `python -m inference list`, or the path of a .gguf file")
+    parser.add_argument("--model", help="a name of `python -m inference list`, or the path of a .gguf file or a folder")
     parser.add_argument("--engine", help="auto, tgi, tgi-container, lmdeploy or llamacpp")
     parser.add_argument("--host", help="address to listen on (127.0.0.1; all addresses in a container or Space)")
     parser.add_argument("--port", help=f"port to listen on ({DEFAULT_PORT}; 0 takes a free one)")

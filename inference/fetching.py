@@ -30,6 +30,11 @@ from inference.sources.selection import choose_files
 from inference.status import Progress
 from inference.wheel import fetch_wheel
 
+_ELSEWHERE = (
+    "Other ways: a mirror (HF_ENDPOINT=https://hf-mirror.com), other sources (INFERENCE_SOURCES), or a file or folder "
+    "of your own (MODEL=/path)."
+)
+
 
 def fetch_first(job: Job, sources: tuple[Source, ...], target: Path, layout: Layout, *, copies: int) -> Path:
     """Returns the fetched folder (`target`), or the file of a wheel. `copies` is how often the model is on the disk at
@@ -45,11 +50,13 @@ def fetch_first(job: Job, sources: tuple[Source, ...], target: Path, layout: Lay
             failures.append(error)
             job.report(Progress("download", message=f"{name}: {error.message}"))
     if len(failures) == 1:
+        if isinstance(failures[0], SourceError):
+            raise SourceError(f"{failures[0].message} {_ELSEWHERE}")
         raise failures[0]
     if not failures:
-        raise SourceError(_nowhere(job, sources))
+        raise SourceError(_nowhere(job, sources, layout))
     told = " ".join(f"({number}) {error.message}" for number, error in enumerate(failures, start=1))
-    raise SourceError(f"{job.model.name} could not be fetched from any of {len(failures)} sources. {told}")
+    raise SourceError(f"{job.model.name} could not be fetched from any of {len(failures)} sources. {told} {_ELSEWHERE}")
 
 
 def _ordered(
@@ -121,9 +128,10 @@ def _keep_only(folder: Path, names: set[str]) -> None:
             entry.unlink(missing_ok=True)
 
 
-def _nowhere(job: Job, sources: tuple[Source, ...]) -> str:
+def _nowhere(job: Job, sources: tuple[Source, ...], layout: Layout) -> str:
     kinds = {"pypi" if isinstance(source, WheelSource) else getattr(source, "hub", "local") for source in sources}
     return (
-        f"{job.model.name} is not at any of the sources {redact(', '.join(job.settings.sources))}; it is at "
+        f"{job.model.name} is not at any of the sources {redact(', '.join(job.settings.sources))} in the form that is "
+        f"wanted ({'a GGUF file' if layout == 'gguf' else 'a folder of weights'}); in that form it is at "
         f"{', '.join(sorted(kinds)) or 'none'}. Set INFERENCE_SOURCES (or leave it out)."
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from inference.budget import precision
 from inference.cards import Card
 from inference.catalogue import GpuEngine, Model
-from inference.errors import InferenceError
+from inference.errors import DoesNotFit, InferenceError
 from inference.gpu_plan import GpuLaunch, launches
 from inference.machine import Machine
 from inference.plan import LaunchPlan, make_plan
@@ -34,8 +34,10 @@ def list_table(models: Iterable[Model], settings: Settings, machine: Machine) ->
 def _cost(model: Model, settings: Settings, machine: Machine) -> tuple[str, str, str]:
     try:
         plan = make_plan(model, settings, machine)
-    except InferenceError:
+    except DoesNotFit:
         return megabytes(model.size_bytes), "", "does not fit"
+    except InferenceError:  # `plan` says why
+        return megabytes(model.size_bytes), "", "no engine here"
     return megabytes(plan.disk_bytes), gibibytes(plan.memory_bytes), plan.engine
 
 

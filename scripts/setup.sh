@@ -27,7 +27,8 @@ free_mb=$(df -Pm . | awk 'NR==2 {print $4}')
 [ "$free_mb" -ge 1500 ] || [ -n "${SETUP_SKIP_DISK_CHECK:-}" ] ||
   fail "1500 MB of free disk are needed here for the packages, $free_mb MB are left. Free some, or clone to another disk."
 
-if ! { [ -x "$venv/bin/python" ] && "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }; then
+# One whose making was stopped has an interpreter, but not always pip.
+if ! { [ -x "$venv/bin/python" ] && "$venv/bin/python" -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }; then
   echo "setup: making $venv with $("$python" --version)"
   rm -rf "$venv"
   "$python" -m venv "$venv"
