@@ -106,6 +106,12 @@ class ComposeStack:
                 time.sleep(0.1)
         pytest.fail(f"not ready after {deadline_s:g} s:\n{self.compose('logs', '--tail', '30', check=False)}")
 
+    def wait_until_healthy(self, service: str, number: int = 1, deadline_s: float = 60) -> None:
+        begun = time.monotonic()
+        while self.inspect(self.container(service, number))["State"]["Health"]["Status"] != "healthy":
+            assert time.monotonic() - begun < deadline_s, f"{service} {number} is not healthy"
+            time.sleep(0.2)
+
     def wait_until_it_answers(self, key: str, what: str, deadline_s: float = 90) -> float:
         """Until a chat gets its answer; returns the seconds that it took, and logs them (`--log-cli-level=INFO`)."""
         begun = time.monotonic()

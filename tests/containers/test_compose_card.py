@@ -71,7 +71,8 @@ def test_the_model_is_converted_and_the_engine_gets_the_catalogues_settings(stac
     arguments = stack.compose("exec", "-T", "gateway", "cat", "/launch/tgi.args").split()
     assert arguments[arguments.index("--model-id") + 1] == f"/models/{MODEL}-llama"
     assert stack.compose("exec", "-T", "inference", "ls", f"/models/{MODEL}-llama").split().count("config.json") == 1
-    running_as = stack.compose("exec", "-T", "inference", "sh", "-c", "cat /proc/[0-9]*/cmdline").replace("\0", " ")
+    shown = stack.compose("exec", "-T", "inference", "sh", "-c", "cat /proc/[0-9]*/cmdline")
+    running_as = shown.replace("\0", " ")
     assert f"--model-id /models/{MODEL}-llama" in running_as
     assert "--num-shard 1" in running_as
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import subprocess
+import threading
 import time
 import urllib.error
 from collections import Counter
@@ -18,6 +21,7 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
 MODEL = "smollm2-135m-instruct"
 FILES = ("docker-compose.yml", "docker-compose.cpu.yml", "docker-compose.scale.yml")
 LIMIT = 12
+log = logging.getLogger("containers")
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +48,23 @@ def status_of(stack: ComposeStack, key: str, body: dict[str, Any]) -> int | str:
     except OSError:
         return "cut"
     return 200
+
+
+def status_as_sdk(stack: ComposeStack, key: str, body: dict[str, Any]) -> int | str:
+    """As `status_of`, with two more attempts after a 503, when its Retry-After is over."""
+    for is_last in (False, False, True):
+        try:
+            stack.ask("/v1/responses", key, body)
+        except urllib.error.HTTPError as refused:
+            with refused:
+                if is_last or refused.code != 503:
+                    return refused.code
+                time.sleep(float(refused.headers["retry-after"]))
+        except OSError:
+            return "cut"
+        else:
+            return 200
+    return "never"
 
 
 def test_three_gateways_answer_at_one_address(stack: ComposeStack, key: str) -> None:
@@ -113,3 +134,60 @@ def test_a_gateway_killed_under_load_costs_its_own_answers_only_and_no_stored_tu
     for response_id in acknowledged:
         assert stack.ask(f"/v1/responses/{response_id}", key)["status"] in ("completed", "incomplete")
     stack.wait_until_it_answers(key, "one of three gateways killed")
+
+
+def test_a_rolling_restart_under_load_fails_no_request_of_a_client_that_retries(stack: ComposeStack, key: str) -> None:
+    """A gateway that drains refuses what is new with 503 and Retry-After; OpenAI's SDKs then ask again, twice."""
+    body = {"model": MODEL, "input": "Say hello.", "max_output_tokens": 8}
+    is_over = threading.Event()
+
+    def ask_on(_: int) -> Counter[int | str]:
+        told: Counter[int | str] = Counter()
+        while not is_over.is_set():
+            told[status_as_sdk(stack, key, body)] += 1
+        return told
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask_on, number) for number in range(4)]
+        try:
+            for number in (1, 2, 3):
+                subprocess.run(
+                    ["docker", "restart", "-t", "30", stack.container("gateway", number)],
+                    check=True,
+                    capture_output=True,
+                    timeout=60,
+                )
+                stack.wait_until_healthy("gateway", number)
+        finally:
+            is_over.set()
+        told = sum((one.result() for one in asking), Counter())
+    assert set(told) == {200}, told
+    assert told[200] > 20
+
+
+def test_without_its_database_chats_go_on_and_history_says_so(stack: ComposeStack, key: str) -> None:
+    chat = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+    stack.compose("stop", "postgres")
+    try:
+        assert stack.ask("/v1/chat/completions", key, chat)["choices"]
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            stack.ask("/v1/responses", key, {"model": MODEL, "input": "Hi", "max_output_tokens": 2})
+        with refused.value as error:
+            assert (error.code, json.loads(error.read())["error"]["code"]) == (503, "history_unavailable")
+    finally:
+        stack.compose("start", "postgres")
+    begun = time.monotonic()
+    while status_of(stack, key, {"model": MODEL, "input": "Hi", "max_output_tokens": 2}) != 200:
+        assert time.monotonic() - begun < 60
+        time.sleep(0.1)
+    log.info("database back: stored turns again after %.1f s", time.monotonic() - begun)
+
+
+def test_without_redis_answers_go_on(stack: ComposeStack, key: str) -> None:
+    body = {"model": MODEL, "input": "Hi", "max_output_tokens": 2}
+    stack.compose("stop", "redis")
+    try:
+        assert status_of(stack, key, body) == 200
+    finally:
+        stack.compose("start", "redis")
+    assert status_of(stack, key, body) == 200
