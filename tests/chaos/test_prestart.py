@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,8 @@ def test_serve_stops_in_order_when_its_terminal_goes_too(tmp_path, number):
     environ = {**os.environ, **folders, "INFERENCE_PRESTART": "echo begun; sleep 600; true"}
     log = tmp_path / "data" / "logs" / "prestart.log"
     argv = [sys.executable, "-m", "inference", "serve", "--engine", "llamacpp"]
-    with subprocess.Popen(argv, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True) as process:
+    heard = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
+    with subprocess.Popen(argv, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as process:
         try:
             deadline = time.monotonic() + 30
             while not log.exists() or "begun\n" not in log.read_text().splitlines(keepends=True)[-1:]:
