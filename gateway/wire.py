@@ -169,12 +169,6 @@ class Exchange(asyncio.Protocol):
         finally:
             self._take = self.shortcut = None
 
-    def limit_reads(self) -> None:
-        """For a new connection: the kernel gathers no more than a slow reader may cost."""
-        connected = self._transport.get_extra_info("socket") if self._transport is not None else None
-        if connected is not None:
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LARGEST_READ_BYTES)
-
     def heard(self) -> None:
         """News came."""
         self.heard_at = self._loop.time()
@@ -308,6 +302,8 @@ class Exchange(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own class is not a subclass
+        if not self._is_reused:
+            _limit_reads(self._transport)
         self._transport.write(self._request)
         self._request = b""
 
@@ -391,6 +387,14 @@ class Exchange(asyncio.Protocol):
         self._may_stay = self._has_head and self._parser.should_keep_alive()
 
 
+def _limit_reads(transport: asyncio.Transport) -> None:
+    """Has the kernel gather no more than a slow reader may cost. Before the request is sent: when an answer is coming
+    already, the kernel has promised more room than it then has, and the sender tries again five times a second only."""
+    connected = transport.get_extra_info("socket")
+    if connected is not None:
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LARGEST_READ_BYTES)
+
+
 def unchunked(data: bytes) -> bytes | None:
     """The body in a read that is nothing but whole HTTP chunks (RFC 9112, section 7.1), if it is known to be.
 
@@ -453,7 +457,6 @@ class Connections:
                     )
         except (OSError, TimeoutError) as error:
             raise ConnectFailed(f"{type(error).__name__}: {error}") from None
-        exchange.limit_reads()
         return exchange
 
     def park(self, transport: asyncio.Transport) -> None:
