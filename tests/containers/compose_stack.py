@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import logging
@@ -23,6 +24,8 @@ from inference.docker_engine import docker_info
 
 ROOT = Path(__file__).resolve().parents[2]
 UP_S = 300
+TAG = "test-" + hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]
+"""Of this checkout's images and projects: two checkouts may be tested at once."""
 log = logging.getLogger("containers")
 
 
@@ -34,9 +37,9 @@ def free_port() -> int:
 
 @dataclass
 class ComposeStack:
-    """`files` as after `-f`; `environ` is what a `.env` would hold."""
+    """`files` as after `-f`; `environ` is what a `.env` would hold; `name` tells it from other stacks of the tests."""
 
-    project: str
+    name: str
     files: Sequence[str]
     model: str
     environ: dict[str, str] = field(default_factory=dict)
@@ -44,7 +47,7 @@ class ComposeStack:
     webui_port: int = field(default_factory=free_port)
 
     def compose(self, *words: str, check: bool = True, timeout_s: float = UP_S) -> str:
-        own = {"TAG": "test", "GATEWAY_PORT": str(self.gateway_port), "WEBUI_PORT": str(self.webui_port)}
+        own = {"TAG": TAG, "GATEWAY_PORT": str(self.gateway_port), "WEBUI_PORT": str(self.webui_port)}
         command = ["docker", "compose", "-p", self.project]
         for file in self.files:
             command += ["-f", str(ROOT / file)]
@@ -75,6 +78,10 @@ class ComposeStack:
     def kill(self, service: str, number: int = 1) -> None:
         """SIGKILL as from the kernel: `docker kill` would switch the restart policy off."""
         os.kill(self.inspect(self.container(service, number))["State"]["Pid"], 9)
+
+    @property
+    def project(self) -> str:
+        return f"internlm-stack-{self.name}-{TAG}"
 
     @property
     def url(self) -> str:

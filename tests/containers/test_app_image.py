@@ -11,11 +11,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.containers.compose_stack import ROOT, free_port, require_docker
+from tests.containers.compose_stack import ROOT, TAG, free_port, require_docker
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
-NAME = "internlm-stack-test-app"
-IMAGE = "internlm-stack/app:test"
+NAME = f"internlm-stack-app-{TAG}"
+IMAGE = f"internlm-stack/app:{TAG}"
 
 
 def docker(*words: str, check: bool = True) -> str:

@@ -62,7 +62,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
     override = folder / "without-card.yml"
     override.write_text(WITHOUT_CARD.format(models=models))
     files = ("docker-compose.yml", str(override))
-    with running(ComposeStack("internlm-stack-test-card", files, MODEL, {"TGI_IMAGE": IMAGE})) as up:
+    with running(ComposeStack("card", files, MODEL, {"TGI_IMAGE": IMAGE})) as up:
         yield up
     assert not up.leftovers(), "`docker compose down -v` left something behind"
 
@@ -104,4 +104,4 @@ def test_an_engine_that_crashed_is_started_again_and_people_see_it(stack: Compos
 def test_without_a_card_the_files_are_still_valid(tmp_path: Path) -> None:
     require_docker()
     for files in (("docker-compose.yml",), ("docker-compose.yml", "docker-compose.scale.yml")):
-        assert "nvidia" in ComposeStack("internlm-stack-test-config", files, MODEL).compose("config")
+        assert "nvidia" in ComposeStack("config", files, MODEL).compose("config")

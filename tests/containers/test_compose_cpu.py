@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.containers.compose_stack import ComposeStack, require_docker, running
+from tests.containers.compose_stack import TAG, ComposeStack, require_docker, running
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
 MODEL = "smollm2-135m-instruct"
@@ -36,7 +36,7 @@ print(c.getresponse().read().decode())
 @pytest.fixture(scope="module")
 def stack() -> Iterator[ComposeStack]:
     require_docker()
-    with running(ComposeStack("internlm-stack-test-cpu", FILES, MODEL)) as up:
+    with running(ComposeStack("cpu", FILES, MODEL)) as up:
         yield up
     assert not up.leftovers(), "`docker compose down -v` left something behind"
 
@@ -126,12 +126,12 @@ def test_secrets_are_in_no_image_and_in_no_environment(stack: ComposeStack, key:
     assert key not in told
     for image in ("gateway", "webui", "cpu"):
         history = subprocess.run(
-            ["docker", "history", "--no-trunc", f"internlm-stack/{image}:test"],
+            ["docker", "history", "--no-trunc", f"internlm-stack/{image}:{TAG}"],
             capture_output=True,
             text=True,
             check=True,
         )
-        assert "sk-" not in history.stdout + json.dumps(stack.inspect(f"internlm-stack/{image}:test"))
+        assert "sk-" not in history.stdout + json.dumps(stack.inspect(f"internlm-stack/{image}:{TAG}"))
 
 
 def test_a_second_up_finds_the_model_in_a_moment(stack: ComposeStack, key: str) -> None:

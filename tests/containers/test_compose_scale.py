@@ -28,7 +28,7 @@ log = logging.getLogger("containers")
 def stack() -> Iterator[ComposeStack]:
     require_docker()
     environ = {"INFERENCE_SLOTS": "2", "GATEWAY_KEY_RPM": "100000"}
-    with running(ComposeStack("internlm-stack-test-scale", FILES, MODEL, environ)) as up:
+    with running(ComposeStack("scale", FILES, MODEL, environ)) as up:
         yield up
     assert not up.leftovers(), "`docker compose down -v` left something behind"
 
