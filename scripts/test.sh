@@ -32,4 +32,11 @@ fi
 if ! command -v git-lfs >/dev/null; then
   provide "the tests of fetching and publishing models by git" git git-lfs
 fi
-exec .venv/bin/python -m pytest "$@"
+if [ "$#" -gt 0 ]; then
+  exec .venv/bin/python -m pytest "$@"
+fi
+# Unit and contract tests mostly wait, so several run at once. The others have the machine to themselves.
+failed=0
+.venv/bin/python -m pytest -n 4 --dist loadfile -m "unit or contract" tests/unit tests/contract || failed=$?
+.venv/bin/python -m pytest -m "not unit and not contract" || failed=$?
+exit "$failed"
