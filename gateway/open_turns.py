@@ -46,6 +46,11 @@ class OpenTurns:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    @property
+    def unwritten(self) -> int:
+        """How many ends of answers are kept for later."""
+        return len(self._unwritten)
+
     def require_open(self) -> None:
         """Raises ShuttingDown once the time for open answers is over."""
         if self._is_stopping:
