@@ -155,11 +155,12 @@ def require_docker() -> None:
 
 
 @contextmanager
-def running(stack: ComposeStack) -> Iterator[ComposeStack]:
+def running(stack: ComposeStack, *services: str) -> Iterator[ComposeStack]:
+    """Up with all services, or with those that are named and what they need; down again at the end."""
     stack.compose("down", "-v", "--remove-orphans", check=False)
     stack.compose("build", timeout_s=600)
     try:
-        stack.compose("up", "-d", "--wait", "--no-build")
+        stack.compose("up", "-d", "--wait", "--no-build", *services)
         yield stack
     finally:
         stack.compose("down", "-v", "--remove-orphans", "--timeout", "5", check=False)

@@ -79,6 +79,31 @@ def test_events_pass_the_proxy_one_by_one(stack: ComposeStack, key: str) -> None
     assert reads > 10
 
 
+def test_one_id_leads_from_the_client_through_the_proxy_to_a_gateway(stack: ComposeStack, key: str) -> None:
+    """The engine is sent the id as well (tests/contract/gateway), but llama.cpp logs no header."""
+    body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}).encode()
+    head = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", "X-Request-Id": "followed-17"}
+    request = urllib.request.Request(f"{stack.url}/v1/chat/completions", body, head)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert answer.headers["x-request-id"] == "followed-17"
+
+    def lines_of(service: str) -> list[dict[str, Any]]:
+        logged = stack.compose("logs", "--no-log-prefix", service).splitlines()
+        return [json.loads(line) for line in logged if '"followed-17"' in line]
+
+    (proxy,) = lines_of("nginx")
+    (gateway,) = lines_of("gateway")
+    assert (proxy["logger"], proxy["status"], proxy["answers"]) == ("nginx.access", 200, "200")
+    assert (gateway["logger"], gateway["status"], gateway["upstream"]) == ("gateway.access", 200, "llamacpp-1")
+    addresses = {
+        network["IPAddress"]
+        for number in (1, 2, 3)
+        for network in stack.inspect(stack.container("gateway", number))["NetworkSettings"]["Networks"].values()
+    }
+    assert proxy["gateways"].removesuffix(":8000") in addresses
+    assert '"/healthz"' not in stack.compose("logs", "gateway")  # asked every five seconds
+
+
 def test_a_limit_is_exact_across_all_gateways(stack: ComposeStack, key: str) -> None:
     created = stack.ask("/v1/keys", key, {"name": "limited", "rpm": LIMIT})
     body = {"model": MODEL, "input": "Hi", "max_output_tokens": 1, "store": False}
