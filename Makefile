@@ -61,7 +61,7 @@ up: ## start the containers, and wait until the model answers (SCALE=3: so many 
 
 .PHONY: down
 down: ## stop and remove the containers; models, history and keys stay
-	$(COMPOSE) down --remove-orphans
+	$(COMPOSE) --profile observability down --remove-orphans
 
 .PHONY: logs
 logs: ## what the containers say, as it comes
