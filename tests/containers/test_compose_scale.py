@@ -89,7 +89,7 @@ def test_one_id_leads_from_the_client_through_the_proxy_to_a_gateway(stack: Comp
 
     def lines_of(service: str) -> list[dict[str, Any]]:
         logged = stack.compose("logs", "--no-log-prefix", service).splitlines()
-        return [json.loads(line) for line in logged if '"followed-17"' in line]
+        return [json.loads(line[line.index("{") :]) for line in logged if '"followed-17"' in line]
 
     (proxy,) = lines_of("nginx")
     (gateway,) = lines_of("gateway")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import signal
@@ -13,10 +14,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import uvloop
 
+from gateway.listener import close_without_loss
 from tests.fakes.inference import FakeInference, Scenario
 from tests.running_gateway import GatewayProcess, events_of, eventually, run_gateway_process
 
@@ -150,6 +153,36 @@ def test_no_connection_is_lost_when_the_gateway_stops_under_load(fake: FakeInfer
         told = sum((one.result() for one in asking), Counter())
     assert set(told) == {"200"}
     assert told["200"] > 16
+
+
+@pytest.mark.parametrize("runner", [asyncio.Runner(), asyncio.Runner(loop_factory=uvloop.new_event_loop)])
+def test_a_listener_closes_when_all_that_have_connected_are_accepted(runner: asyncio.Runner) -> None:
+    """The kernel connects them while the loop is busy with something else."""
+
+    class Echo(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self._transport = cast("asyncio.Transport", transport)
+
+        def data_received(self, data: bytes) -> None:
+            self._transport.write(data)
+            self._transport.close()
+
+    async def close_under(count: int) -> list[socket.socket]:
+        listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        address = listener.getsockname()
+        server = await asyncio.get_running_loop().create_server(Echo, sock=listener)
+        waiting = [socket.create_connection(address, timeout=20) for _ in range(count)]
+        for one in waiting:
+            one.sendall(b"hello")
+        await close_without_loss([server], [listener])
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address, timeout=20)
+        await asyncio.sleep(0.1)
+        return waiting
+
+    with runner, ExitStack() as stack:
+        for one in runner.run(close_under(64)):
+            assert stack.enter_context(one).recv(10) == b"hello"
 
 
 def test_who_waits_in_the_queue_is_served_or_told_to_come_back(
