@@ -179,7 +179,7 @@ def test_a_rolling_restart_under_load_fails_no_request_though_nobody_retries(sta
                     capture_output=True,
                     timeout=120,
                 )
-                stack.wait_until_healthy("gateway", number)
+                stack.wait_until_healthy("gateway", number, deadline_s=180)
         finally:
             is_over.set()
         told = sum((one.result() for one in asking), Counter())
