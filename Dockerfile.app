@@ -66,7 +66,8 @@ LABEL org.opencontainers.image.title="internlm-stack" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 RUN (getent passwd 1000 >/dev/null || useradd --uid 1000 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin app) && \
-    install -d -m 0700 -o 1000 -g 1000 /data /models /launch /webui
+    install -d -m 0700 -o 1000 -g 1000 /data /models /launch /webui && \
+    install -d -m 0750 -o 1000 -g 1000 /metrics
 COPY LICENSE /app/LICENSE
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \

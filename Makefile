@@ -43,7 +43,8 @@ test: setup-dev ## everything that this machine can run
 
 # No card here: llama.cpp on the CPU. `make up COMPOSE_FILES="…"` names others, see docs/deploy-docker.md.
 COMPOSE_FILES ?= -f docker-compose.yml $(shell command -v nvidia-smi >/dev/null || echo -f docker-compose.cpu.yml)
-COMPOSE := docker compose $(COMPOSE_FILES)
+# SCALE=3: so many gateways behind nginx. Give it to down, logs and ps, too.
+COMPOSE := docker compose $(COMPOSE_FILES) $(if $(SCALE),-f docker-compose.scale.yml)
 
 .PHONY: images
 images: ## build the four images of Dockerfile.app (BASE=… another base image)
@@ -54,13 +55,13 @@ images: ## build the four images of Dockerfile.app (BASE=… another base image)
 	done
 
 .PHONY: up
-up: ## start the containers, and wait until the model answers
-	$(COMPOSE) up -d --build --wait
+up: ## start the containers, and wait until the model answers (SCALE=3: so many gateways)
+	$(COMPOSE) up -d --build --wait $(if $(SCALE),--scale gateway=$(SCALE))
 	$(COMPOSE) ps
 
 .PHONY: down
 down: ## stop and remove the containers; models, history and keys stay
-	$(COMPOSE) down --remove-orphans
+	$(COMPOSE) --profile observability down --remove-orphans
 
 .PHONY: logs
 logs: ## what the containers say, as it comes

@@ -115,6 +115,7 @@ class Database:
         else:
             self._backend = SQLite(Path(str(address).removeprefix("sqlite:///")), hold=hold)
         self._is_away = False  # somebody waited in vain, and nothing has been done since
+        self._write_failed = False
         self.failures = 0
         """Reads and writes that failed since the start; two at the same moment may count as one."""
         self._writes: _Queue = queue.SimpleQueue()
@@ -136,6 +137,11 @@ class Database:
     def is_shared(self) -> bool:
         """Whether other gateways may use it at the same time."""
         return self._backend.is_shared
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it answers, and took the last write. Idle, it knows no better than that."""
+        return not (self._is_away or self._write_failed)
 
     async def write(self, job: Job[Result]) -> Result:
         """Runs `job` in a transaction and returns when it is on disk. Cancelling the caller does not undo it.
@@ -281,9 +287,11 @@ class Database:
                     for entry in group:
                         self._run_alone(entry, connection)
                 self._is_away = False
+                self._write_failed = any(isinstance(entry.error, HistoryUnavailable) for entry in group)
                 self._announce(connection)
         except SQLAlchemyError as error:  # the commit failed, or the database is away: nobody's write is on disk
             unavailable = self._failed(error)
+            self._write_failed = True
             for entry in group:
                 entry.error = entry.error or unavailable
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import secrets
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -20,6 +21,9 @@ if TYPE_CHECKING:  # OpenTelemetry takes time and memory: only where traces are 
     from gateway.tracing import Tracing
 
 access_log = logging.getLogger("gateway.access")
+_PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Asked every few seconds: that all is well is no news."""
+_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _DRAIN_BYTES = 64 << 20
 _DRAIN_S = 10.0
 _LEFT = 499  # what nginx writes down for a caller that left before there was a status
@@ -28,7 +32,8 @@ _LEFT = 499  # what nginx writes down for a caller that left before there was a 
 class Front:
     """Middleware for `/v1`: refuses bodies that are too large or not JSON before anything reads them.
 
-    Every answer gets an `x-request-id`. A caller's own is not taken over: two requests must never share one.
+    Every answer gets an `x-request-id`: the caller's, so that a request can be followed through several services, or a
+    new one. Nothing else is made of it, since a caller may send the same one twice.
     """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, tracing: Tracing | None, max_body_bytes: int) -> None:
@@ -41,7 +46,7 @@ class Front:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = "req_" + secrets.token_hex(16)
+        request_id = _id_of(scope) or "req_" + secrets.token_hex(16)
         # Past the start of an answer the layers above only pass messages on, so a stream's body goes by them.
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
@@ -80,8 +85,9 @@ class Front:
         if noted.route is None and not scope["path"].startswith("/v1"):  # the web UI's own
             return
         self._metrics.request(noted.route or "unknown", noted.method, noted.status)
-        if access_log.isEnabledFor(logging.INFO):
-            access_log.info("request", extra={"fields": noted.fields()})
+        level = logging.DEBUG if noted.route in _PROBES and noted.status < 400 else logging.INFO
+        if access_log.isEnabledFor(level):
+            access_log.log(level, "request", extra={"fields": noted.fields()})
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
@@ -114,6 +120,14 @@ class Front:
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"The request is larger than {self._max_body_bytes:,} bytes. Send less.")
+
+
+def _id_of(scope: Scope) -> str | None:
+    """The id that the caller, or a proxy before us, has given the request; None unless it can stand in a log."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            return value.decode() if _SANE_ID.fullmatch(value) else None
+    return None
 
 
 def _not_json() -> WrongContentType:

@@ -35,6 +35,7 @@ from gateway.front import Front
 from gateway.heartbeat import Heartbeat
 from gateway.limits import Limits, MemoryLimits
 from gateway.metrics import Metrics
+from gateway.metrics_token import kept_token
 from gateway.open_turns import OpenTurns
 from gateway.response_schemas import ResponseRequest
 from gateway.retention import Retention
@@ -65,7 +66,8 @@ def create_app(settings: Settings) -> FastAPI:
     Serve it with gateway.server.Server, which ends the open turns in order when it stops.
 
     Raises:
-        DatabaseError: the store cannot be opened, or another gateway has it, or the web UI's key cannot be kept.
+        DatabaseError: the store cannot be opened, or another gateway has it, or the files with the web UI's key and the
+            token for /metrics cannot be used.
     """
     database = Database(settings.database, hold=True, wait_s=settings.database_wait_s)
     keys = Keys(database)
@@ -128,6 +130,7 @@ def create_app(settings: Settings) -> FastAPI:
         responses=ERRORS,
     )
     app.state.keys = keys
+    app.state.metrics_tokens = _metrics_tokens(settings)
     app.state.background = background
     app.state.shared_answers = shared_answers
     app.state.parts = Parts(
@@ -185,6 +188,11 @@ def _tracing(settings: Settings) -> Tracing | None:
     from gateway.tracing import Tracing
 
     return Tracing(settings.traces, settings.model)
+
+
+def _metrics_tokens(settings: Settings) -> frozenset[str]:
+    kept = None if settings.metrics_token_file is None else kept_token(settings.metrics_token_file)
+    return frozenset(token for token in (settings.metrics_token, kept) if token is not None)
 
 
 def _make_first_keys(keys: Keys, settings: Settings) -> None:

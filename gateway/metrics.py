@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -50,6 +50,8 @@ class Metrics:
         self._upstream_failures = count("upstream_failures", "Failures of inference servers.", "upstream", "code")
         self._departures = count("departures", "Callers that left before their answer was whole.", "phase")
         self._turns = count("stored_turns", "Stored turns by their final status.", "status")
+        ready = "1 when an inference server can serve a completion now."
+        self.is_ready = Gauge("gateway_model_ready", ready, registry=self.registry)
         self._model = model
 
     def request(self, route: str, method: str, status: int) -> None:

@@ -13,6 +13,7 @@ import contextlib
 import contextvars
 import functools
 import logging
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping
 from typing import Any
@@ -235,7 +236,7 @@ class ChatCompletion(Relayed):
             self._generation = generation
             await generation.relay(self)
             turn.require_finished()
-        unique = self.request_id.removeprefix("req_")
+        unique = secrets.token_hex(16)
         await self.send_json(turn.meter.headers(), self._collected.as_object(unique, turn.parts.settings.model))
 
     def take(self, payloads: list[bytes]) -> None:

@@ -35,4 +35,6 @@ def look_at(parts: Parts, background: BackgroundAnswers, database: Database) -> 
     running = [((member.name,), float(member.open)) for member in upstreams.members]
     yield gauges("upstream_open_answers", "Answers that run at an inference server.", ("upstream",), running)
     yield counter("upstream_retries", "Requests that another inference server was asked for.", upstreams.retries)
+    yield gauge("answers_unwritten", "Ends of answers that the database has yet to take.", parts.open_turns.unwritten)
+    yield gauge("database_up", "1 unless the database does not answer or the last write failed.", database.is_up)
     yield counter("database_failures", "Reads and writes that the database failed.", database.failures)

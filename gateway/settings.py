@@ -101,6 +101,7 @@ class Settings:
     response_retention_days: int = 30
     timeouts: Timeouts = field(default_factory=Timeouts)
     metrics_token: str | None = field(default=None, repr=False)
+    metrics_token_file: Path | None = None
     traces: TraceSettings | None = None
     webui_key_file: Path | None = None
 
@@ -166,6 +167,7 @@ class Settings:
             webui_key_file=root
             / (environ.get("WEBUI_API_KEY_FILE") or f"{environ.get('DATA_DIR') or 'data'}/webui.key"),
             metrics_token=_header_word(environ, "GATEWAY_METRICS_TOKEN"),
+            metrics_token_file=root / path if (path := environ.get("GATEWAY_METRICS_TOKEN_FILE")) else None,
             traces=_traces(environ),
             timeouts=Timeouts(
                 connect_s=_number(environ, "GATEWAY_CONNECT_TIMEOUT_S", 5.0, 0.1, 3600.0),

@@ -108,10 +108,13 @@ def note_key(key_id: str) -> None:
         noted.key_id = key_id
 
 
-def trace_headers() -> Mapping[str, str]:
-    """What a request to an inference server carries for the current trace; nothing without one."""
+def upstream_headers() -> Mapping[str, str]:
+    """What a request to an inference server carries of the request that it is for: its id, and its trace."""
     noted = notes.get()
-    return _NO_HEADERS if noted is None or noted.trace is None else noted.trace.headers
+    if noted is None:
+        return _NO_HEADERS
+    named = {"x-request-id": noted.request_id}
+    return named if noted.trace is None else {**named, **noted.trace.headers}
 
 
 class JsonFormatter(logging.Formatter):

@@ -19,7 +19,7 @@ from gateway.markers import defuse, defused
 from gateway.plain import PlainForm
 from gateway.settings import Timeouts, UpstreamAddress
 from gateway.sse import DONE, EventSplitter
-from gateway.telemetry import trace_headers
+from gateway.telemetry import upstream_headers
 from gateway.wire import Address, ConnectFailed, Connections, Exchange, ReadTimeout, WireError, unchunked
 
 log = logging.getLogger("gateway.upstream")
@@ -161,7 +161,7 @@ class Upstream:
                 exchange = await self._connections.open(
                     method,
                     path,
-                    headers={**self._headers, **trace_headers()},
+                    headers={**self._headers, **upstream_headers()},
                     body=body,
                     connect_timeout_s=self._timeouts.connect_s,
                 )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import uvicorn
 
+from webui import call_log
 from webui.errors import SettingsError
 from webui.main import create_app
 from webui.settings import Settings
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serves until it is told to stop."""
     options = parser(os.environ).parse_args(argv)
     try:
+        call_log.configure()
         app = create_app(Settings.from_env(os.environ, ROOT))
     except SettingsError as error:
         print(f"webui: {error}", file=sys.stderr)
@@ -46,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         app,
         host=options.host,
         port=options.port,
+        log_config=None,
         log_level="warning",
         timeout_graceful_shutdown=5,
         proxy_headers=False,  # webui/address.py reads them, as WEBUI_TRUSTED_PROXY_HOPS says

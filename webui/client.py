@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import httpx2
 
-from webui import wire
+from webui import call_log, wire
 from webui.errors import ConnectionLost, GatewayError, GatewayUnreachable
 from webui.identity import Person
 from webui.settings import Settings
@@ -53,6 +53,7 @@ class GatewayClient:
             timeout=self._timeout,
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=32),
             trust_env=False,
+            event_hooks={"request": [_name], "response": [_note_answer]},
         )
 
     async def __aenter__(self) -> Self:
@@ -140,6 +141,25 @@ class GatewayClient:
         return {"Authorization": f"Bearer {self._settings.read_api_key()}", "X-End-User": person.id} | address
 
 
+async def _name(request: httpx2.Request) -> None:
+    request.headers[call_log.HEADER] = call_log.new_id()
+
+
+async def _note_answer(response: httpx2.Response) -> None:
+    if response.is_error:
+        request = response.request
+        call_log.failed(request.headers[call_log.HEADER], request.method, request.url.path, status=response.status_code)
+
+
+def _note_failure(request: httpx2.Request | None, error: Exception | str) -> None:
+    """`request` is None when its address could not even be written down."""
+    what = error if isinstance(error, str) else type(error).__name__
+    if request is None:
+        call_log.failed(None, "", "", error=what)
+    else:
+        call_log.failed(request.headers.get(call_log.HEADER), request.method, request.url.path, error=what)
+
+
 def _conversation(conversation_id: str) -> str:
     return "/v1/conversations/" + quote(conversation_id, safe="")
 
@@ -155,7 +175,9 @@ async def _events(response: httpx2.Response) -> AsyncIterator[wire.ResponseEvent
                 if isinstance(event, wire.Finished | wire.Failed):
                     return
     except _LIBRARY_ERRORS as error:
+        _note_failure(response.request, error)
         raise ConnectionLost(f"the answer's stream broke: {error!r}") from error
+    _note_failure(response.request, "no closing event")
     raise ConnectionLost("the answer's stream ended without its closing event")
 
 
@@ -171,6 +193,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except _LIBRARY_ERRORS as error:
+        _note_failure(getattr(error, "_request", None), error)
         raise GatewayUnreachable(f"no answer from the gateway: {error!r}") from error
 
 

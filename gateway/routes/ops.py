@@ -29,8 +29,8 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", response_model=None)
 async def readyz(parts: PartsDep) -> JSONResponse:
-    """Ready: a completion can be served now; 503 otherwise, with the stage that the model is in."""
-    parts.open_turns.require_open()
+    """Ready: a completion can be served now; 503 otherwise, with the stage that the model is in, and during a stop."""
+    parts.open_turns.require_ready()
     status = await _status(parts)
     if not status["ready"]:
         raise UpstreamNotReady(f"The model is not ready yet (stage: {status['stage']}).", retry_after_s=2)
@@ -39,12 +39,13 @@ async def readyz(parts: PartsDep) -> JSONResponse:
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def get_metrics(request: Request, parts: PartsDep, keys: KeysDep) -> Response:
-    """What Prometheus asks for. On a loopback address open, else for admin keys and GATEWAY_METRICS_TOKEN."""
-    settings = parts.settings
-    if settings.metrics_token is not None or not settings.is_loopback:
+    """What Prometheus asks for. On a loopback address open, else for admin keys and GATEWAY_METRICS_TOKEN[_FILE]."""
+    tokens: frozenset[str] = request.app.state.metrics_tokens
+    if tokens or not parts.settings.is_loopback:
         secret = secret_in(request.headers.get("authorization"))
-        if not _is_token(secret, settings.metrics_token):
+        if not any(hmac.compare_digest(secret.encode(), token.encode()) for token in tokens):
             await get_admin(await keys.find(secret))
+    parts.metrics.is_ready.set(await parts.upstreams.is_ready())
     return Response(parts.metrics.text(), media_type=CONTENT_TYPE)
 
 
@@ -98,10 +99,6 @@ async def _status(parts: Parts) -> dict[str, Any]:
         "running": parts.admission.running,
         "waiting": parts.admission.waiting,
     }
-
-
-def _is_token(secret: str, token: str | None) -> bool:
-    return token is not None and hmac.compare_digest(secret.encode(), token.encode())
 
 
 def _upstream(member: Member, is_up: bool) -> dict[str, Any]:

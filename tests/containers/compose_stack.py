@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 UP_S = 300
 TAG = "test-" + hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]
 """Of this checkout's images and projects: two checkouts may be tested at once."""
+_ALL = ("--profile", "observability")
+"""Without its profile compose leaves a service alone, on the way down too."""
 log = logging.getLogger("containers")
 
 
@@ -155,11 +157,12 @@ def require_docker() -> None:
 
 
 @contextmanager
-def running(stack: ComposeStack) -> Iterator[ComposeStack]:
-    stack.compose("down", "-v", "--remove-orphans", check=False)
+def running(stack: ComposeStack, *services: str) -> Iterator[ComposeStack]:
+    """Up with all services, or with those that are named and what they need; down again at the end."""
+    stack.compose(*_ALL, "down", "-v", "--remove-orphans", check=False)
     stack.compose("build", timeout_s=600)
     try:
-        stack.compose("up", "-d", "--wait", "--no-build")
+        stack.compose("up", "-d", "--wait", "--no-build", *services)
         yield stack
     finally:
-        stack.compose("down", "-v", "--remove-orphans", "--timeout", "5", check=False)
+        stack.compose(*_ALL, "down", "-v", "--remove-orphans", "--timeout", "5", check=False)

@@ -122,12 +122,22 @@ def test_limits_per_key_and_per_end_user(fake: FakeInference, tmp_path: Path) ->
 
 
 def test_request_ids_are_unique_and_in_errors(client: httpx2.Client) -> None:
-    answers = [client.get("/v1/models", headers={"x-request-id": "mine"}) for _ in range(5)]
+    unfit = ("", "with space", "x" * 65, "{}", '"')
+    answers = [client.get("/v1/models", headers={"x-request-id": one}) for one in unfit]
     answers += [client.get("/v1/nope"), client.get("/healthz"), client.post("/v1/chat/completions", json=HI)]
     ids = [answer.headers["x-request-id"] for answer in answers]
     assert len(set(ids)) == len(ids)
     assert all(request_id.startswith("req_") for request_id in ids)
     assert answers[5].json()["error"]["request_id"] == ids[5]
+
+
+def test_a_callers_own_request_id_is_kept_and_handed_on(client: httpx2.Client, fake: FakeInference) -> None:
+    named = [client.post("/v1/chat/completions", json=HI, headers={"x-request-id": "page-17.a_b"}) for _ in range(2)]
+    assert [answer.headers["x-request-id"] for answer in named] == ["page-17.a_b"] * 2
+    assert fake.chat.headers["x-request-id"] == "page-17.a_b"
+    assert len({answer.json()["id"] for answer in named}) == 2
+    refused = client.post("/v1/chat/completions", json={}, headers={"x-request-id": "page-18"})
+    assert refused.json()["error"]["request_id"] == "page-18"
 
 
 def test_health_and_readiness(gateway: RunningGateway, fake: FakeInference) -> None:

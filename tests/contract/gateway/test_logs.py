@@ -139,6 +139,16 @@ def test_a_request_has_one_line_that_says_how_it_went(fake: FakeInference, tmp_p
         assert "upstream" not in line
 
 
+def test_probes_leave_a_line_only_when_all_is_not_well(fake: FakeInference, tmp_path: Path) -> None:
+    with run_gateway_process(tmp_path / "data", fake.url) as gateway, gateway.client() as client:
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert client.get(path).is_success
+        fake.scenario = Scenario("loading")
+        eventually(lambda: client.get("/readyz").status_code == 503)
+        said = eventually(lambda: [line for line in lines_of(gateway) if line["logger"] == "gateway.access"])
+        assert {(line["route"], line["status"]) for line in said} == {("/readyz", 503)}
+
+
 def test_every_line_of_a_request_carries_its_id(fake: FakeInference, tmp_path: Path) -> None:
     with run_gateway_process(tmp_path / "data", fake.url) as gateway, gateway.client() as client:
         fake.scenario = Scenario("silent_first_token")

@@ -10,9 +10,11 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.database import DatabaseError
 from gateway.errors import HistoryUnavailable
 from gateway.settings import Settings, UpstreamAddress
 from tests.fakes.inference import FakeInference, Scenario, fake_inference
+from tests.monitoring import alert_queries, dashboard_queries, metrics_in
 from tests.running_gateway import MODEL, RunningGateway, client_of, events_of, eventually, run_gateway
 
 pytestmark = pytest.mark.contract
@@ -211,6 +213,41 @@ def test_the_documented_metrics_are_those_that_are_told(gateway: RunningGateway,
         if family.name.startswith("gateway_") and not family.name.endswith("_created")
     }
     assert told == documented
+
+
+def test_the_dashboard_and_the_alerts_ask_for_what_is_told(gateway: RunningGateway) -> None:
+    told = {
+        family.name + suffix
+        for family in text_string_to_metric_families(httpx2.get(f"{gateway.url}/metrics").text)
+        for suffix in ("", "_total")
+    }
+    queries = [*dashboard_queries().values(), *alert_queries().values()]
+    asked = {name for query in queries for name in metrics_in(query)}
+    assert {name for name in asked if not name.startswith("tgi_")} <= told
+    assert len(asked) > 20
+
+
+def test_a_token_that_is_kept_in_a_file_opens_the_metrics_only(fake: FakeInference, tmp_path: Path) -> None:
+    kept = tmp_path / "metrics" / "token"
+    for token in (None, "scrape-me"):
+        with run_gateway(tmp_path / "data", fake, metrics_token=token, metrics_token_file=kept) as gateway:
+            assert kept.stat().st_mode & 0o777 == 0o640
+            with client_of(gateway.url, kept.read_text().strip()) as client:
+                assert client.get("/metrics").is_success
+                assert client.get("/v1/models").status_code == 401
+            assert httpx2.get(f"{gateway.url}/metrics").status_code == 401
+            with client_of(gateway.url, "scrape-me") as client:
+                assert client.get("/metrics").is_success == (token is not None)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff"])
+def test_a_token_file_that_holds_no_token_is_named(content: bytes, fake: FakeInference, tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(content)
+    with (
+        pytest.raises(DatabaseError, match="GATEWAY_METRICS_TOKEN_FILE"),
+        run_gateway(tmp_path / "data", fake, metrics_token_file=tmp_path / "token"),
+    ):
+        pass
 
 
 def test_on_an_address_that_others_reach_nobody_asks_without_a_key(fake: FakeInference, tmp_path: Path) -> None:

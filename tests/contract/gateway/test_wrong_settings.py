@@ -17,7 +17,12 @@ pytestmark = pytest.mark.contract
 GOOD = {"GATEWAY_UPSTREAMS": "llamacpp=http://127.0.0.1:9"}
 ANY_VALUE_IS_RIGHT = {"MODEL", "GATEWAY_MODEL_TITLE", "OTEL_SERVICE_NAME"}
 # What only the system can tell; exit code 1.
-WRONG_WHEN_USED = {"DATA_DIR": "/dev/null/folder", "HOST": "no address", "WEBUI_API_KEY_FILE": "/dev/null/folder/key"}
+WRONG_WHEN_USED = {
+    "DATA_DIR": "/dev/null/folder",
+    "HOST": "no address",
+    "WEBUI_API_KEY_FILE": "/dev/null/folder/key",
+    "GATEWAY_METRICS_TOKEN_FILE": "/dev/null/folder/token",
+}
 WRONG = {
     "PORT": ("eighty", "65536", "-1"),
     "GATEWAY_UPSTREAMS": ("", "http://127.0.0.1:9", "vllm=http://x", "llamacpp=ftp://x", "llamacpp=http://x:0"),
