@@ -1,4 +1,4 @@
-"""The stack of deploy/swarm.yml on a real Swarm of one node, with llama.cpp on the CPU: updates and losses under load."""
+"""The stack of deploy/swarm.yml on a Swarm of one node, with llama.cpp: updates and losses under load."""
 
 from __future__ import annotations
 
