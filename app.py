@@ -278,7 +278,7 @@ def _build(
         web = webui.main.create_app(webui.settings.Settings.from_env(whole, ROOT))
     except (gateway.settings.SettingsError, gateway.database.DatabaseError, webui.errors.SettingsError) as error:
         raise CannotStart(str(error)) from None
-    app.mount("/", web)
+    app.mount("/", gateway.server.secondary(web))
     server = gateway.server.Server(app, host=host, port=port, drain_s=gateway_settings.timeouts.drain_s)
     gateway.server.calm_collector()
     return server, web.router.lifespan_context(web)

@@ -40,15 +40,21 @@ class OpenTurns:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._responses: set[OpenAnswer] = set()
         self._unwritten: list[tuple[dict[str, Any], Sequence[Item], Sequence[int] | None]] = []
+        self._is_draining = False
         self._is_stopping = False
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     def require_open(self) -> None:
-        """Raises ShuttingDown once the gateway is stopping."""
+        """Raises ShuttingDown once the time for open answers is over."""
         if self._is_stopping:
-            raise ShuttingDown("The server is being stopped. Try again when it is back.", retry_after_s=5)
+            raise _stopping()
+
+    def require_ready(self) -> None:
+        """Raises ShuttingDown once a stop was asked for: what comes now should go to another gateway."""
+        if self._is_draining:
+            raise _stopping()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -102,13 +108,20 @@ class OpenTurns:
             cuts = {turn.body["id"]: ends for turn in grown if (ends := turn.cuts()) is not None}
             await self._store.checkpoint([turn.answer() for turn in grown], cuts)
 
-    async def stop(self, drain_s: float) -> None:
-        """Takes no new turns, lets the open ones go on for `drain_s`, then ends them; what they have is kept."""
+    def drain(self) -> None:
+        """A stop was asked for; whoever has reached this gateway is still served."""
+        self._is_draining = True
+
+    async def stop(self) -> int:
+        """Takes no new turns and ends the open ones; what they have is kept. Returns how many there were."""
         self._is_stopping = True
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=drain_s)
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel(_STOPPING)
         if tasks:
             await asyncio.wait(tasks, timeout=5)
+        return len(tasks)
+
+
+def _stopping() -> ShuttingDown:
+    return ShuttingDown("The server is being stopped. Try again when it is back.", retry_after_s=5)

@@ -29,8 +29,8 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", response_model=None)
 async def readyz(parts: PartsDep) -> JSONResponse:
-    """Ready: a completion can be served now; 503 otherwise, with the stage that the model is in."""
-    parts.open_turns.require_open()
+    """Ready: a completion can be served now; 503 otherwise, with the stage that the model is in, and during a stop."""
+    parts.open_turns.require_ready()
     status = await _status(parts)
     if not status["ready"]:
         raise UpstreamNotReady(f"The model is not ready yet (stage: {status['stage']}).", retry_after_s=2)
