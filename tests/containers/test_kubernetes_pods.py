@@ -92,7 +92,7 @@ class Cluster:
             yield from ("-v", f"{path}:{mount['mountPath']}{':ro' if mount.get('readOnly') else ''}")
         words = [*one.get("command", ()), *one.get("args", ())]
         image = one["image"].removesuffix(":latest") + f":{TAG}" if "internlm" in one["image"] else one["image"]
-        yield from ("--entrypoint", words[0], image, *words[1:])
+        yield from (("--entrypoint", words[0], image, *words[1:]) if words else (image,))
 
 
 def clear() -> None:
