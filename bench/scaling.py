@@ -31,15 +31,17 @@ class Case:
     """A load on one or more gateways, which share it, and the clocks of the processes that have to do with it."""
 
     name: str
+    streams: int
     targets: list[Target]
     clocks: dict[str, Clock]
 
 
 async def measure(options: Options) -> list[Row]:
     """64 answers of 20 tokens at a time, one each 20 ms, four times; chat (stateless) and stored, at a gateway as it
-    comes (limits in memory, SQLite), with Redis, with Redis and PostgreSQL, and at two of those, half at each. CPU
-    seconds of all threads and processes of each part, divided by the answers. PostgreSQL runs without fsync: what a
-    disk takes is waiting, not CPU. Cases take turns in each round; medians are told."""
+    comes (limits in memory, SQLite), with Redis, with Redis and PostgreSQL, and at two of those, half at each; half at
+    one alone tells how much of the difference is smaller batches. CPU seconds of all threads and processes of each
+    part, divided by the answers. PostgreSQL runs without fsync: what a disk takes is waiting, not CPU. Cases take
+    turns in each round; medians are told."""
     if REDIS is None or not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
         return [not_measured(_WHAT, "redis-server and PostgreSQL are not both installed", "")]
     with ExitStack() as stack:
@@ -72,12 +74,13 @@ def _cases(stack: ExitStack) -> list[Case]:
         _case("stored, limits in memory, SQLite", RESPONSES, [plain], {}),
         _case("stored, Redis and PostgreSQL", RESPONSES, [first], servers),
         _case("stored, two gateways with Redis and PostgreSQL", RESPONSES, [first, second], servers),
+        _case("stored, one of the two with its half alone", RESPONSES, [first], servers, _STREAMS // 2),
     ]
 
 
-def _case(name: str, path: str, gateways: list[Target], servers: dict[str, Clock]) -> Case:
+def _case(name: str, path: str, gateways: list[Target], servers: dict[str, Clock], streams: int = _STREAMS) -> Case:
     targets = [dataclasses.replace(one, path=path) for one in gateways]
-    return Case(name, targets, {"gateway": lambda: sum(cpu_s(one.pid) for one in targets), **servers})
+    return Case(name, streams, targets, {"gateway": lambda: sum(cpu_s(one.pid) for one in targets), **servers})
 
 
 def _postgres_s(server: PostgresServer) -> float:
@@ -90,11 +93,10 @@ def _postgres_s(server: PostgresServer) -> float:
 async def _one_pass(case: Case) -> dict[str, float]:
     """CPU seconds of each part for one answer."""
     before = {name: clock() for name, clock in case.clocks.items()}
-    share = _STREAMS // len(case.targets)
+    share = case.streams // len(case.targets)
     await asyncio.gather(*(_ask(target, share) for target in case.targets))
-    return {
-        name: (clock() - before[name]) / (share * len(case.targets) * _ANSWERS) for name, clock in case.clocks.items()
-    }
+    answers = case.streams * _ANSWERS
+    return {name: (clock() - before[name]) / answers for name, clock in case.clocks.items()}
 
 
 async def _ask(target: Target, streams: int) -> None:

@@ -95,10 +95,15 @@ class SwarmStack:
 
 
 @contextmanager
-def swarm_of_one_node() -> Iterator[None]:
-    """Fails where the engine is in a swarm: that one is somebody's."""
+def swarm_of_one_node(stack: SwarmStack) -> Iterator[None]:
+    """Fails where the engine is in a swarm of somebody's; one that an interrupted run left with our stack is ended."""
     if docker("info", "--format", "{{.Swarm.LocalNodeState}}").strip() != "inactive":
-        pytest.fail("this engine is in a swarm already, which these tests leave alone: `docker swarm leave --force`")
+        if docker("stack", "ls", "--format", "{{.Name}}", check=False).split() != [stack.name]:
+            pytest.fail(
+                "this engine is in a swarm already, which these tests leave alone: `docker swarm leave --force`"
+            )
+        stack.remove()
+        docker("swarm", "leave", "--force")
     docker("swarm", "init", "--advertise-addr", "127.0.0.1", "--listen-addr", "127.0.0.1:2377")
     try:
         yield
@@ -116,7 +121,7 @@ def deployed(stack: SwarmStack, folder: Path) -> Iterator[SwarmStack]:
     files[0].write_text(made)
     files[1].write_text(json.dumps(WITHOUT_IPVS))
     stack.front.compose("build", timeout_s=600)
-    with swarm_of_one_node():
+    with swarm_of_one_node(stack):
         try:
             stack.deploy(files)
             stack.wait_until_running({"gateway": 3} | {name: 1 for name in SERVICES if name != "gateway"})
