@@ -13,6 +13,7 @@ replaced here:
 | ports on an address            | ports of the node: Swarm cannot bind one address, and its mesh hides the caller's   |
 | a file that is mounted         | a config, named after its contents, since Swarm's configs never change              |
 | build, security_opt            | nothing: images are there before, no-new-privileges is not to be had in a stack     |
+| services of a profile          | nothing                                                                             |
 """
 
 from __future__ import annotations
@@ -47,23 +48,29 @@ _WAIT_FOR_MODEL = (
 )
 # An image's own start, where a service has to wait before it.
 OWN_START = {"postgres": "exec docker-entrypoint.sh postgres"}
-KEPT = ("image", "init", "read_only", "cap_drop", "logging", "healthcheck", "stop_signal", "stop_grace_period")
+KEPT = "image init user read_only cap_drop sysctls logging healthcheck stop_signal stop_grace_period".split()
+TURNED = "entrypoint command environment networks volumes tmpfs shm_size ports deploy restart pids_limit".split()
+LEFT_OUT = "depends_on build security_opt network_mode".split()
 PLACE = "${SWARM_PLACE:-node.role == manager}"
 DATABASE_PLACE = "${SWARM_DATABASE_PLACE:-node.role == manager}"
 _ONE_BY_ONE = {"parallelism": 1, "order": "start-first", "monitor": "15s", "failure_action": "rollback"}
 
 
 def stack(files: tuple[str, ...]) -> dict[str, Any]:
-    """The stack that does what these compose files do. Raises SystemExit with what docker compose said."""
+    """The stack that does what these compose files do. Raises SystemExit with one sentence."""
     found = _merged(files)
     configs: dict[str, Any] = {}
-    services = {name: _service(name, one, configs) for name, one in sorted(found["services"].items())}
-    networks = {name: {"driver": "overlay", **_only(one, "internal")} for name, one in found["networks"].items()}
+    chosen = {name: one for name, one in sorted(found["services"].items()) if not one.get("profiles")}
+    services = {name: _service(name, one, configs) for name, one in chosen.items()}
+    used = {mount["source"] for one in chosen.values() for mount in one.get("volumes", ()) if mount["type"] == "volume"}
+    networks = {network for one in services.values() for network in one["networks"]}
     return {
         "version": "3.9",
         "services": services,
-        "networks": networks,
-        "volumes": {name: {} for name in sorted(found["volumes"])},
+        "networks": {
+            name: {"driver": "overlay", **_only(found["networks"][name], "internal")} for name in sorted(networks)
+        },
+        "volumes": {name: {} for name in sorted(used)},
         "configs": configs,
     }
 
@@ -82,6 +89,8 @@ def _merged(files: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _service(name: str, one: dict[str, Any], configs: dict[str, Any]) -> dict[str, Any]:
+    if unknown := one.keys() - {*KEPT, *TURNED, *LEFT_OUT}:
+        sys.exit(f"{name} has {', '.join(sorted(unknown))}: say in deploy/make_swarm.py what becomes of it in a Swarm.")
     made = _only(one, *KEPT)
     made |= _started(name, one)
     if environment := _environment(one):
