@@ -19,12 +19,12 @@ from tests.containers.compose_stack import ROOT, TAG, ComposeStack
 MADE = (sys.executable, str(ROOT / "deploy" / "make_swarm.py"))
 SERVICES = ("gateway", "inference", "nginx", "postgres", "redis", "webui")
 JOBS = ("plan", "prepare", "secrets")
-CONVERGED_S = 180
+CONVERGED_S = 300
 # Virtual IPs need IPVS, which not every kernel has; where it is there these lines change nothing that is tested.
 WITHOUT_IPVS = {"version": "3.9", "services": {name: {"deploy": {"endpoint_mode": "dnsrr"}} for name in SERVICES}}
 
 
-def docker(*words: str, check: bool = True, environ: dict[str, str] | None = None, timeout_s: float = 300) -> str:
+def docker(*words: str, check: bool = True, environ: dict[str, str] | None = None, timeout_s: float = 500) -> str:
     done = subprocess.run(
         ["docker", *words],
         env={**os.environ, **(environ or {})},

@@ -20,7 +20,7 @@ import pytest
 from tests.containers.compose_stack import ROOT, ComposeStack, require_docker
 from tests.containers.swarm_stack import JOBS, MADE, SwarmStack, deployed, docker
 
-pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
 MODEL = "smollm2-135m-instruct"
 FILES = ("docker-compose.yml", "docker-compose.cpu.yml")
 ENVIRON = {"INFERENCE_SLOTS": "2", "GATEWAY_KEY_RPM": "100000"}
@@ -134,7 +134,7 @@ def test_an_update_that_does_not_start_is_rolled_back_and_nobody_notices(stack: 
     service = f"{stack.name}_gateway"
     with load.running():
         docker("service", "update", "--quiet", "--detach=true", "--env-add", "GATEWAY_SLOTS=nonsense", service)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         state = ""
         while state != "rollback_completed" and time.monotonic() < deadline:
             time.sleep(0.5)
@@ -153,7 +153,7 @@ def test_a_killed_gateway_is_replaced_and_costs_its_own_answers_only(stack: Swar
         begun = time.monotonic()
         os.kill(json.loads(docker("inspect", lost))[0]["State"]["Pid"], 9)
         while lost in stack.containers("gateway") or len(stack.containers("gateway")) < 3:
-            assert time.monotonic() - begun < 90, stack.state()
+            assert time.monotonic() - begun < 240, stack.state()
             time.sleep(0.2)
         lasted = time.monotonic() - begun
         time.sleep(2)
