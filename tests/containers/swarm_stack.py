@@ -81,7 +81,7 @@ class SwarmStack:
         """`stack rm` returns before the containers are gone, and volumes stay."""
         label = f"label=com.docker.stack.namespace={self.name}"
         docker("stack", "rm", self.name, check=False)
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 150
         while docker("ps", "-aq", "--filter", label).split() and time.monotonic() < deadline:
             time.sleep(0.5)
         volumes = docker("volume", "ls", "-q", "--filter", label).split()
