@@ -71,6 +71,10 @@ logs: ## what the containers say, as it comes
 ps: ## the containers and their health
 	$(COMPOSE) ps -a
 
+.PHONY: swarm-stack
+swarm-stack: setup-dev ## write deploy/swarm.yml anew from the compose files, which a test compares
+	$(PY) deploy/make_swarm.py >deploy/.swarm.yml && mv deploy/.swarm.yml deploy/swarm.yml
+
 .PHONY: openapi
 openapi: setup-dev ## write docs/openapi.json anew, which a test compares with the app
 	$(PY) -m tests.openapi_snapshot

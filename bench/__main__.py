@@ -25,6 +25,7 @@ from bench import (
     plain,
     profile,
     relay,
+    scaling,
 )
 from bench.processes import allow_many_files
 from bench.table import Options, Row, render
@@ -42,6 +43,7 @@ PARTS: dict[str, Callable[[Options], Awaitable[list[Row]]]] = {
     "memory": memory.measure,
     "model": model.measure,
     "convert": convert.measure,
+    "scaling": scaling.measure,
 }
 ON_DEMAND: dict[str, Callable[[Options], Awaitable[list[Row]]]] = {"profile": profile.measure}
 

@@ -108,7 +108,9 @@ def variables_read() -> set[str]:
         folder = path.relative_to(ROOT).parts[0]
         if path.suffix == ".py" and folder in {"app.py", "gateway", "inference", "webui", "bench"}:
             read |= {name for name in _names_read(path.read_text()) if VARIABLE.fullmatch(name)}
-        elif folder != "examples" and (path.suffix == ".sh" or path.name.startswith("docker-compose")):
+        elif folder != "examples" and (
+            path.suffix == ".sh" or path.name.startswith("docker-compose") or path.name == "swarm.yml"
+        ):
             read |= set(re.findall(r"\$\{([A-Z][A-Z0-9_]*):-", path.read_text()))
     return read - NOT_SETTINGS
 
