@@ -70,6 +70,15 @@ logs: ## what the containers say, as it comes
 ps: ## the containers and their health
 	$(COMPOSE) ps -a
 
+# WHERE=containers or WHERE=folder (what `make run` uses); without it, where there is something.
+.PHONY: backup
+backup: ## save history and keys into a file, while all runs (TO=FILE)
+	@scripts/backup.sh backup "$(TO)" "$(WHERE)" $(COMPOSE)
+
+.PHONY: restore
+restore: ## put a backup in place (FROM=FILE; FORCE=1 replaces what is there)
+	@FORCE="$(FORCE)" scripts/backup.sh restore "$(FROM)" "$(WHERE)" $(COMPOSE)
+
 .PHONY: openapi
 openapi: setup-dev ## write docs/openapi.json anew, which a test compares with the app
 	$(PY) -m tests.openapi_snapshot
