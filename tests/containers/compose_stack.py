@@ -35,8 +35,26 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+class Asked:
+    """A gateway that is asked over HTTP."""
+
+    url: str
+
+    def ask(self, path: str, key: str, body: dict[str, Any] | None = None, timeout_s: float = 60) -> dict[str, Any]:
+        with self.open(path, key, body, timeout_s) as answer:
+            told: dict[str, Any] = json.loads(answer.read())
+            return told
+
+    def open(self, path: str, key: str, body: dict[str, Any] | None = None, timeout_s: float = 60) -> Any:
+        """The open answer. Raises urllib.error.HTTPError, or OSError."""
+        head = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, head)
+        return urllib.request.urlopen(request, timeout=timeout_s)
+
+
 @dataclass
-class ComposeStack:
+class ComposeStack(Asked):
     """`files` as after `-f`; `environ` is what a `.env` would hold; `name` tells it from other stacks of the tests."""
 
     name: str
@@ -83,24 +101,11 @@ class ComposeStack:
     def project(self) -> str:
         return f"internlm-stack-{self.name}-{TAG}"
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.gateway_port}"
+    def __post_init__(self) -> None:
+        self.url = f"http://127.0.0.1:{self.gateway_port}"
 
     def admin_key(self) -> str:
         return self.compose("exec", "-T", "gateway", "cat", "/data/admin.key").strip()
-
-    def ask(self, path: str, key: str, body: dict[str, Any] | None = None, timeout_s: float = 60) -> dict[str, Any]:
-        with self.open(path, key, body, timeout_s) as answer:
-            told: dict[str, Any] = json.loads(answer.read())
-            return told
-
-    def open(self, path: str, key: str, body: dict[str, Any] | None = None, timeout_s: float = 60) -> Any:
-        """The open answer. Raises urllib.error.HTTPError, or OSError."""
-        head = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, head)
-        return urllib.request.urlopen(request, timeout=timeout_s)
 
     def wait_until_ready(self, deadline_s: float = 90) -> float:
         """Until a completion can be served; returns the seconds that it took."""
@@ -122,7 +127,7 @@ class ComposeStack:
     def wait_until_it_answers(self, key: str, what: str, deadline_s: float = 90) -> float:
         """Until a chat gets its answer; returns the seconds that it took, and logs them (`--log-cli-level=INFO`)."""
         begun = time.monotonic()
-        body = {"model": self.model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+        body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
         while time.monotonic() - begun < deadline_s:
             try:
                 assert self.ask("/v1/chat/completions", key, body, timeout_s=20)["choices"]

@@ -15,9 +15,13 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from tests.containers.compose_stack import ComposeStack
+from tests.containers.compose_stack import Asked, ComposeStack
 
 LONG = "Write a very long story about a ship, an island and a storm."
+CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+STORED = {"input": "Hi", "max_output_tokens": 4}
+SILENCE_S = 8
+"""The gateway of the stack that is made to fail waits so long for a token."""
 MIB = 1 << 20
 PLENTY = 8 << 30
 TAKE_MEMORY = """
@@ -122,9 +126,9 @@ class OpenAnswer:
             return b"cut"
 
 
-def begin_answer(stack: ComposeStack, key: str, **more: Any) -> OpenAnswer:
+def begin_answer(stack: Asked, key: str, **more: Any) -> OpenAnswer:
     """A long one, of which some text has come."""
-    body = {"model": stack.model, "input": LONG, "stream": True, "max_output_tokens": 2000, "temperature": 0, **more}
+    body = {"input": LONG, "stream": True, "max_output_tokens": 2000, "temperature": 0, **more}
     answer = stack.open("/v1/responses", key, body)
     response_id = ""
     for line in answer:
@@ -146,10 +150,19 @@ class Refusal:
     headers: Any
 
 
-def refusal_of(stack: ComposeStack, key: str, path: str, body: dict[str, Any] | None = None) -> Refusal:
+def refusal_of(stack: Asked, key: str, path: str, body: dict[str, Any] | None = None) -> Refusal:
     """Asks for what must be refused."""
     with pytest.raises(urllib.error.HTTPError) as refused:
         stack.ask(path, key, body)
     with refused.value as error:
         told = json.loads(error.read())["error"]
         return Refusal(error.code, told["code"], told["message"], error.headers)
+
+
+def kept(stack: Asked, key: str, response_id: str) -> dict[str, Any]:
+    """A response as it is stored."""
+    return stack.ask(f"/v1/responses/{response_id}", key)
+
+
+def text_of(response: dict[str, Any]) -> str:
+    return "".join(part["text"] for item in response["output"] for part in item["content"])

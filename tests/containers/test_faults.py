@@ -11,23 +11,16 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import docker
 import pytest
 
-from tests.containers.compose_stack import ComposeStack, require_docker, running
-from tests.containers.faults import MIB, Faults, begin_answer, refusal_of
+from tests.containers.compose_stack import ComposeStack
+from tests.containers.faults import CHAT, MIB, SILENCE_S, STORED, Faults, begin_answer, kept, refusal_of, text_of
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(300)]
-MODEL = "smollm2-135m-instruct"
-FILES = ("docker-compose.yml", "docker-compose.cpu.yml")
-SILENCE_S = 8
 SERVICES = ("inference", "gateway", "webui")
-CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
-STORED = {"model": MODEL, "input": "Hi", "max_output_tokens": 4}
 # Within the web UI's container: its key, its way to the gateway. Tells each event, and what broke.
 ASK_AS_WEB_UI = """
 import http.client, json, os, sys, urllib.parse
@@ -54,33 +47,14 @@ print(c.getresponse().read().decode())
 log = logging.getLogger("containers")
 
 
-@pytest.fixture(scope="module")
-def stack() -> Iterator[ComposeStack]:
-    require_docker()
-    seconds = {"GATEWAY_FIRST_TOKEN_TIMEOUT_S": str(SILENCE_S), "GATEWAY_BETWEEN_TOKENS_TIMEOUT_S": str(SILENCE_S)}
-    with running(ComposeStack("faults", FILES, MODEL, {**seconds, "GATEWAY_CONNECT_TIMEOUT_S": "2"})) as up:
-        yield up
-    assert not up.leftovers(), "`docker compose down -v` left something behind"
+@pytest.fixture
+def stack(faulty_stack: ComposeStack) -> ComposeStack:
+    return faulty_stack
 
 
-@pytest.fixture(scope="module")
-def key(stack: ComposeStack) -> str:
-    return stack.admin_key()
-
-
-@pytest.fixture(scope="module")
-def faults(stack: ComposeStack) -> Iterator[Faults]:
-    client = docker.from_env(timeout=60)
-    yield Faults(stack, client)
-    client.close()
-
-
-def kept(stack: ComposeStack, key: str, response_id: str) -> dict[str, Any]:
-    return stack.ask(f"/v1/responses/{response_id}", key)
-
-
-def text_of(response: dict[str, Any]) -> str:
-    return "".join(part["text"] for item in response["output"] for part in item["content"])
+@pytest.fixture
+def key(faulty_stack_key: str) -> str:
+    return faulty_stack_key
 
 
 def in_web_ui(stack: ComposeStack, program: str, *words: str) -> str:
