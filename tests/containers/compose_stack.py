@@ -7,6 +7,7 @@ import http.client
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import time
@@ -65,13 +66,9 @@ class ComposeStack(Asked):
     webui_port: int = field(default_factory=free_port)
 
     def compose(self, *words: str, check: bool = True, timeout_s: float = UP_S) -> str:
-        own = {"TAG": TAG, "GATEWAY_PORT": str(self.gateway_port), "WEBUI_PORT": str(self.webui_port)}
-        command = ["docker", "compose", "-p", self.project]
-        for file in self.files:
-            command += ["-f", str(ROOT / file)]
         done = subprocess.run(
-            [*command, *words],
-            env={**os.environ, **own, **self.environ},
+            ["docker", "compose", *words],
+            env=self.environment(),
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -84,6 +81,37 @@ class ComposeStack(Asked):
                 f"docker compose {' '.join(words)} ended with {done.returncode}:\n{done.stderr[-3000:]}\n{logs}"
             )
         return done.stdout
+
+    def environment(self) -> dict[str, str]:
+        """In which `docker compose …` and `make …`, as a person types them, are about this stack."""
+        own = {
+            "TAG": TAG,
+            "GATEWAY_PORT": str(self.gateway_port),
+            "WEBUI_PORT": str(self.webui_port),
+            "COMPOSE_PROJECT_NAME": self.project,
+            "COMPOSE_FILE": os.pathsep.join(self.files),
+            "COMPOSE_FILES": " ".join(f"-f {file}" for file in self.files),
+        }
+        return {**os.environ, **own, **self.environ}
+
+    def documented(self, name: str, folder: Path, *, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Runs the commands of docs/operations.md below `<!-- tested: NAME -->`; their files lie in `folder`."""
+        text = (ROOT / "docs" / "operations.md").read_text()
+        found = re.search(rf"^<!-- tested: {name} -->\n```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        assert found, f"docs/operations.md has no commands for {name!r}"
+        commands = re.sub(r"\b([\w-]+\.(?:tar\.gz|dump))", rf"{folder}/\1", found[1])
+        done = subprocess.run(
+            ["bash", "-ec", commands],
+            env=self.environment(),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=UP_S,
+            check=False,
+        )
+        if check and done.returncode:
+            pytest.fail(f"{commands}ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
+        return done
 
     def container(self, service: str, number: int = 1) -> str:
         return f"{self.project}-{service}-{number}"

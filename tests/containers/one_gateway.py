@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 from docker.models.containers import Container
 from testcontainers.core.container import DockerContainer
+from testcontainers.core.network import Network
 
 from tests.containers.compose_stack import TAG, Asked, ComposeStack
 
@@ -51,7 +52,13 @@ class OneGateway(Asked):
 
 @contextmanager
 def one_gateway(
-    stack: ComposeStack | None, volume: str, *, mode: str = "rw", waits: bool = True, **environ: str
+    stack: ComposeStack | None,
+    volume: str,
+    *,
+    mode: str = "rw",
+    waits: bool = True,
+    network: Network | None = None,
+    **environ: str,
 ) -> Iterator[OneGateway]:
     """Started as in the compose files, with the restart policy too; `stack` has the inference that it asks."""
     upstream = "llamacpp=http://inference:8080" if stack else "llamacpp=http://127.0.0.1:1"
@@ -72,6 +79,8 @@ def one_gateway(
     )
     for name, value in environ.items():
         container = container.with_env(name, value)
+    if network is not None:
+        container = container.with_network(network)
     if stack:
         container = container.with_volume_mapping(f"{stack.project}_launch", "/launch", "ro")
     with container as running:
