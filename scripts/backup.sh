@@ -28,9 +28,9 @@ if [ -z "$where" ]; then
 fi
 
 backup_of_containers() {
+  [ -n "$("${compose[@]}" ps -q --status running gateway)" ] || fail "the gateway has to run for it: make up"
   trap 'rm -f "$file.partial"' EXIT
-  "${compose[@]}" exec -T gateway python -m gateway backup - >"$file.partial" ||
-    fail "nothing was saved. The gateway has to run for it: make up"
+  "${compose[@]}" exec -T gateway python -m gateway backup - >"$file.partial" || fail "nothing was saved."
   mv "$file.partial" "$file"
 }
 

@@ -38,7 +38,10 @@ def copy(path: Path, target: Path) -> Contents:
         DatabaseError: there is none, it is damaged, or the copy cannot be written.
     """
     if not path.exists():
-        raise DatabaseError(f"There is no history at {path}. Is DATA_DIR (or DATABASE_URL) the gateway's?")
+        raise DatabaseError(
+            f"There is no history at {path}. Is DATA_DIR the gateway's? One in PostgreSQL is saved with pg_dump, see "
+            "docs/operations.md."
+        )
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_WAIT_S)) as source:
             with closing(sqlite3.connect(target)) as copied:

@@ -12,6 +12,7 @@ import urllib.error
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -151,6 +152,19 @@ def test_a_gateway_cut_off_from_the_proxy_costs_its_own_stream_only_and_its_answ
         assert time.monotonic() - begun < 30
         time.sleep(0.1)
     log.info("a gateway cut off from nginx: nginx reaches it again after %.1f s", time.monotonic() - begun)
+
+
+def test_a_history_in_postgresql_is_saved_and_put_back(stack: ComposeStack, key: str, tmp_path: Path) -> None:
+    before = stack.ask("/v1/responses", key, STORED)
+    stack.documented("backup of postgresql", tmp_path)
+    later = stack.ask("/v1/responses", key, STORED)["id"]
+    stack.documented("restore of postgresql", tmp_path)
+    for number in (1, 2, 3):
+        stack.wait_until_healthy("gateway", number)
+    stack.wait_until_it_answers(key, "PostgreSQL restored")
+    assert stack.ask(f"/v1/responses/{before['id']}", key)["output"] == before["output"]
+    assert refusal_of(stack, key, f"/v1/responses/{later}").status == 404
+    assert stack.admin_key() == key
 
 
 def _slots_in_use(stack: ComposeStack, number: int) -> float:

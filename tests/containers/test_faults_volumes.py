@@ -178,8 +178,8 @@ def test_prepare_says_that_the_models_volume_is_read_only(client: docker.DockerC
     assert "Traceback" not in said
 
 
-def test_prepare_says_that_the_models_volume_is_too_small_and_everybody_hears_it(
-    client: docker.DockerClient, disk: SmallDisk
+def test_prepare_says_that_the_models_volume_is_too_small_and_everybody_hears_it_until_there_is_room(
+    faulty_stack: ComposeStack, client: docker.DockerClient, disk: SmallDisk
 ) -> None:
     """A gateway beside it tells its callers, and people at the page, that nothing will come by itself."""
     data = f"internlm-stack-data-{TAG}"
@@ -197,5 +197,10 @@ def test_prepare_says_that_the_models_volume_is_too_small_and_everybody_hears_it
             assert status["message"] in said
             assert refusal_of(gateway, key, "/v1/chat/completions", CHAT).code == "upstream_start_failed"
             assert refusal_of(gateway, key, "/readyz").code == "upstream_start_failed"
+            with_room = {f"{faulty_stack.project}_models": {"bind": "/models"}, data: {"bind": "/data"}}
+            code, said = run_inference(client, [*PREPARE, "--hand-over"], with_room)
+            assert code == 0, said
+            assert gateway.ask("/v1/status", key)["stage"] == "load"
+            assert refusal_of(gateway, key, "/v1/chat/completions", CHAT).code == "upstream_not_ready"
     finally:
         client.volumes.get(data).remove(force=True)

@@ -64,13 +64,14 @@ def packed(file: Path) -> bytes:
         return out.getvalue()
 
 
-def assert_everything_is_there(gateway: OneGateway) -> None:
+def assert_everything_is_there(gateway: OneGateway, *, cut: tuple[str, ...] = ("incomplete",)) -> None:
+    """`cut`: what an answer may be that was being written when the old version stopped."""
     (thread,) = gateway.ask("/v1/conversations", KEY)["data"]
     assert thread["metadata"] == {"title": "Grüße, 你好", "pinned": "true"}
     items = gateway.ask(f"/v1/conversations/{thread['id']}/items?order=asc", KEY)["data"]
     texts = [part["text"] for item in items for part in item["content"]]
     assert texts == ['imported 你好 "quoted"', "What is 1+1?", "Two, 二.", "And 2+2?", "Fo"]
-    assert items[-1]["status"] == "incomplete", "an answer that was being written when the old version stopped"
+    assert items[-1]["status"] in cut
     assert refusal_of(gateway, REVOKED, "/v1/conversations").status == 401
 
 
@@ -96,7 +97,8 @@ def test_an_image_takes_over_the_postgresql_database_of_an_earlier_release(
             url = f"postgresql://{server.username}:{server.password}@database:5432/{server.dbname}"
             try:
                 with one_gateway(None, data, network=network, DATABASE_URL=url) as gateway:
-                    assert_everything_is_there(gateway)
+                    # Another gateway might be writing it: it is closed half a minute later.
+                    assert_everything_is_there(gateway, cut=("in_progress", "incomplete"))
             finally:
                 subprocess.run(["docker", "volume", "rm", "-f", data], check=True, capture_output=True)
 
