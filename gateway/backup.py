@@ -141,12 +141,18 @@ def _put(folder: Path, wanted: Mapping[str, Path]) -> None:
 
     A database's log is removed before it is replaced: it must never be taken for the new one's.
     """
-    near = {}
-    for name, target in wanted.items():
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        near[target] = Path(shutil.move(folder / name, target.with_name(f".{target.name}.restored")))
-        near[target].chmod(0o600)
-        _sync(near[target])
+    near: dict[Path, Path] = {}
+    try:
+        for name, target in wanted.items():
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            near[target] = target.with_name(f".{target.name}.restored")
+            shutil.move(folder / name, near[target])
+            near[target].chmod(0o600)
+            _sync(near[target])
+    except OSError as error:
+        for new in near.values():
+            new.unlink(missing_ok=True)
+        raise BackupError(f"{target.parent} cannot be written: {error.strerror}. Nothing was changed.") from None
     for target, new in near.items():
         for beside in ("-wal", "-shm"):
             target.with_name(target.name + beside).unlink(missing_ok=True)

@@ -96,10 +96,7 @@ class ComposeStack(Asked):
 
     def documented(self, name: str, folder: Path, *, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Runs the commands of docs/operations.md below `<!-- tested: NAME -->`; their files lie in `folder`."""
-        text = (ROOT / "docs" / "operations.md").read_text()
-        found = re.search(rf"^<!-- tested: {name} -->\n```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-        assert found, f"docs/operations.md has no commands for {name!r}"
-        commands = re.sub(r"\b([\w-]+\.(?:tar\.gz|dump))", rf"{folder}/\1", found[1])
+        commands = documented_commands(name, folder)
         done = subprocess.run(
             ["bash", "-ec", commands],
             env=self.environment(),
@@ -178,6 +175,14 @@ class ComposeStack(Asked):
             for kind in kinds
         ]
         return "".join(listed)
+
+
+def documented_commands(name: str, folder: Path) -> str:
+    """Those of docs/operations.md below `<!-- tested: NAME -->`, with their files in `folder`."""
+    text = (ROOT / "docs" / "operations.md").read_text()
+    found = re.search(rf"^<!-- tested: {name} -->\n```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert found, f"docs/operations.md has no commands for {name!r}"
+    return re.sub(r"\b([\w-]+\.(?:tar\.gz|dump))", rf"{folder}/\1", found[1])
 
 
 def require_docker() -> None:

@@ -103,10 +103,17 @@ class Faults:
         finally:
             container.update(cpu_quota=-1)
 
-    def kill(self, *services: str) -> None:
-        """SIGKILL to all at once, as from the kernel: `docker kill` would switch their restart policies off."""
-        for pid in [self.container(service).attrs["State"]["Pid"] for service in services]:
+    def kill(self, service: str) -> None:
+        """SIGKILL as from the kernel: `docker kill` would switch the restart policy off."""
+        os.kill(self.container(service).attrs["State"]["Pid"], 9)
+
+    def kill_all(self) -> list[Container]:
+        """Everything that runs, at once, as when the power fails; the engine does what it does after a boot."""
+        label = f"com.docker.compose.project={self._stack.project}"
+        containers: list[Container] = self._client.containers.list(filters={"label": label})
+        for pid in [container.attrs["State"]["Pid"] for container in containers]:
             os.kill(pid, 9)
+        return containers
 
 
 @dataclass

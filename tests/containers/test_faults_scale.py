@@ -154,6 +154,20 @@ def test_a_gateway_cut_off_from_the_proxy_costs_its_own_stream_only_and_its_answ
     log.info("a gateway cut off from nginx: nginx reaches it again after %.1f s", time.monotonic() - begun)
 
 
+def test_a_host_that_goes_down_hard_comes_back_by_itself_with_every_acknowledged_turn(
+    stack: ComposeStack, key: str, faults: Faults
+) -> None:
+    acknowledged = [stack.ask("/v1/responses", key, STORED) for _ in range(5)]
+    killed = faults.kill_all()
+    assert {one.labels["com.docker.compose.service"] for one in killed} >= {"nginx", "postgres", "redis", "gateway"}
+    stack.wait_until_it_answers(key, "all processes of three gateways killed at once")
+    for number in (1, 2, 3):
+        stack.wait_until_healthy("gateway", number)
+    wait_until_stored(stack, key, "all processes of three gateways killed at once")
+    for response in acknowledged:
+        assert stack.ask(f"/v1/responses/{response['id']}", key)["output"] == response["output"]
+
+
 def test_a_history_in_postgresql_is_saved_and_put_back(stack: ComposeStack, key: str, tmp_path: Path) -> None:
     before = stack.ask("/v1/responses", key, STORED)
     stack.documented("backup of postgresql", tmp_path)

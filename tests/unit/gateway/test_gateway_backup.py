@@ -130,6 +130,13 @@ def test_the_old_databases_log_is_not_taken_for_the_new_ones(old: Places, saved:
     assert titles_in(old.data_dir) == ["kept"]
 
 
+def test_a_place_that_cannot_be_written_changes_nothing(old: Places, saved: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(BackupError, match=r"file cannot be written: .* Nothing was changed"):
+        restore(places(tmp_path / "new", WEBUI_API_KEY_FILE=str(tmp_path / "file" / "webui.key")), io.BytesIO(saved))
+    assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["gateway.lock"]
+
+
 def test_a_gateway_that_runs_keeps_its_folder(old: Places, saved: bytes) -> None:
     held = hold_folder(old.data_dir)
     try:
