@@ -49,6 +49,8 @@ log = logging.getLogger("containers")
 
 @pytest.fixture
 def stack(faulty_stack: ComposeStack) -> ComposeStack:
+    """Ready, whatever became of the test before."""
+    faulty_stack.wait_until_ready(120)
     return faulty_stack
 
 
@@ -127,6 +129,9 @@ def test_inference_that_starts_slowly_is_waited_for_and_shown(stack: ComposeStac
     with faults.cores("inference", 0.08):
         begun = time.time()
         faults.kill("inference")
+        while stack.ask("/v1/status", key)["ready"]:  # asked at most twice a second
+            assert time.time() - begun < 30
+            time.sleep(0.1)
         stages = set()
         for _ in range(12):
             status = stack.ask("/v1/status", key)
