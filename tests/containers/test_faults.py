@@ -71,6 +71,14 @@ def wait_for_status(stack: ComposeStack, key: str, stage: str, deadline_s: float
     return status
 
 
+def wait_until_not_ready(stack: ComposeStack, key: str) -> None:
+    """The gateway asks inference at most twice a second."""
+    begun = time.monotonic()
+    while stack.ask("/v1/status", key)["ready"]:
+        assert time.monotonic() - begun < 30
+        time.sleep(0.1)
+
+
 # --- inference
 
 
@@ -129,9 +137,7 @@ def test_inference_that_starts_slowly_is_waited_for_and_shown(stack: ComposeStac
     with faults.cores("inference", 0.08):
         begun = time.time()
         faults.kill("inference")
-        while stack.ask("/v1/status", key)["ready"]:  # asked at most twice a second
-            assert time.time() - begun < 30
-            time.sleep(0.1)
+        wait_until_not_ready(stack, key)
         stages = set()
         for _ in range(12):
             status = stack.ask("/v1/status", key)
@@ -187,7 +193,7 @@ def test_gateway_and_inference_cut_apart_is_an_honest_error(stack: ComposeStack,
     with faults.cut("inference", "engine"):
         refused = refusal_of(stack, key, "/v1/chat/completions", CHAT)
         assert (refused.status, refused.code) == (503, "upstream_not_ready")
-        assert stack.ask("/v1/status", key)["ready"] is False
+        wait_until_not_ready(stack, key)
     stack.wait_until_it_answers(key, "gateway and inference cut apart")
 
 
