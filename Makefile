@@ -75,6 +75,15 @@ ps: ## the containers and their health
 swarm-stack: setup-dev ## write deploy/swarm.yml anew from the compose files, which a test compares
 	$(PY) deploy/make_swarm.py >deploy/.swarm.yml && mv deploy/.swarm.yml deploy/swarm.yml
 
+# WHERE=containers or WHERE=folder (what `make run` uses); without it, where there is something.
+.PHONY: backup
+backup: ## save history and keys into a file, while all runs (TO=FILE)
+	@scripts/backup.sh backup "$(TO)" "$(WHERE)" $(COMPOSE)
+
+.PHONY: restore
+restore: ## put a backup in place (FROM=FILE; FORCE=1 replaces what is there)
+	@FORCE="$(FORCE)" scripts/backup.sh restore "$(FROM)" "$(WHERE)" $(COMPOSE)
+
 .PHONY: openapi
 openapi: setup-dev ## write docs/openapi.json anew, which a test compares with the app
 	$(PY) -m tests.openapi_snapshot

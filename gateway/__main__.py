@@ -1,4 +1,4 @@
-"""`python -m gateway serve | keys | migrate`."""
+"""`python -m gateway serve | keys | migrate | backup | restore`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from pathlib import Path
 
 from gateway import telemetry
 from gateway.auth import LIMITS, SCOPES, ApiKey, Keys
+from gateway.backup import BackupError, back_up, restore
 from gateway.database import Database, DatabaseError
+from gateway.databases.copies import Contents
 from gateway.errors import GatewayError
-from gateway.settings import Settings, SettingsError
+from gateway.settings import Places, Settings, SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent
 _EXAMPLES = """\
@@ -23,6 +25,8 @@ examples:
   python -m gateway keys create --name laptop --rpm 60 --tpd 1000000 --expires 30d
   python -m gateway keys rotate key_0123456789abcdef0123456789abcdef --grace 24h
   python -m gateway keys revoke key_0123456789abcdef0123456789abcdef
+  python -m gateway backup history.tar.gz
+  python -m gateway restore history.tar.gz
 """
 
 
@@ -33,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         return int(options.run(options))
     except SettingsError as error:
         return _fail(str(error), 2)
-    except (DatabaseError, GatewayError) as error:
+    except (BackupError, DatabaseError, GatewayError) as error:
         return _fail(str(error), 1)
 
 
@@ -50,6 +54,14 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
     migrate = commands.add_parser("migrate", help="bring the database to this version's form, then end")
     migrate.set_defaults(run=_migrate)
+    backup = commands.add_parser("backup", help="save history and keys into a file, also while a gateway runs")
+    backup.add_argument("file", metavar="FILE", help="a new file (a compressed tar), or - for standard output")
+    backup.add_argument("--without-history", action="store_true", help="keys and secrets only")
+    backup.set_defaults(run=_backup)
+    put_back = commands.add_parser("restore", help="put a backup in place; the gateway must not run")
+    put_back.add_argument("file", metavar="FILE", help="what `backup` wrote, or - for standard input")
+    put_back.add_argument("--force", action="store_true", help="replace what is there")
+    put_back.set_defaults(run=_restore)
     _add_key_commands(commands.add_parser("keys", help="make, list, rotate and revoke API keys"))
     return parser
 
@@ -128,6 +140,48 @@ def _migrate(_: argparse.Namespace) -> int:
     return 0
 
 
+def _backup(options: argparse.Namespace) -> int:
+    places = Places.from_env(os.environ, ROOT)
+    with_history = not options.without_history
+    try:
+        if options.file == "-":
+            saved = back_up(places, sys.stdout.buffer, with_history=with_history)
+            sys.stdout.buffer.flush()
+        else:
+            saved = _backup_to(Path(options.file), places, with_history=with_history)
+    except OSError as error:
+        return _fail(f"The backup cannot be written: {error.filename or options.file}: {error.strerror}.", 1)
+    print(f"saved: {saved or 'no history'}; keep it secret, the keys are in it", file=sys.stderr)
+    return 0
+
+
+def _backup_to(path: Path, places: Places, *, with_history: bool) -> Contents | None:
+    """Under its name once it is whole and on the disk, and readable by nobody else."""
+    if path.exists():
+        raise BackupError(f"{path} exists already. Name a new file.")
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            saved = back_up(places, file, with_history=with_history)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return saved
+
+
+def _restore(options: argparse.Namespace) -> int:
+    places = Places.from_env(os.environ, ROOT)
+    try:
+        with sys.stdin.buffer if options.file == "-" else open(options.file, "rb") as file:
+            restored, made_at = restore(places, file, force=options.force)
+    except OSError as error:
+        return _fail(f"The backup cannot be restored: {error.filename or options.file}: {error.strerror}.", 1)
+    print(f"restored, as it was at {_date(made_at)} UTC: {restored or 'keys only, no history'}. Start the gateway now.")
+    return 0
+
+
 def _create_key(options: argparse.Namespace) -> int:
     database = _database()
     limits = {name: getattr(options, name) for name in LIMITS}
@@ -171,7 +225,7 @@ def _revoke_key(options: argparse.Namespace) -> int:
 
 
 def _database() -> Database:
-    return Database(Settings.database_from_env(os.environ, ROOT))
+    return Database(Places.from_env(os.environ, ROOT).database)
 
 
 def _state(key: ApiKey) -> str:

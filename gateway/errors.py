@@ -19,6 +19,7 @@
 | LimitsUnavailable | 503  | limits_unavailable                          | after Retry-After              |
 | Overloaded        | 503  | overloaded                                  | after Retry-After              |
 | UpstreamNotReady  | 503  | upstream_not_ready                          | after Retry-After              |
+|                   |      | upstream_start_failed                       | when somebody has mended it    |
 | ShuttingDown      | 503  | shutting_down                               | after Retry-After              |
 | UpstreamTimeout   | 504  | upstream_timeout                            | perhaps                        |
 

@@ -36,6 +36,7 @@ from gateway.heartbeat import Heartbeat
 from gateway.limits import Limits, MemoryLimits
 from gateway.metrics import Metrics
 from gateway.metrics_token import kept_token
+from gateway.model_state import start_failure
 from gateway.open_turns import OpenTurns
 from gateway.response_schemas import ResponseRequest
 from gateway.retention import Retention
@@ -87,6 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
         ],
         on_change=lambda taking: admission.resize(settings.slots * max(1, taking)),
         on_failure=metrics.upstream_failed,
+        why_not_ready=lambda: start_failure(settings.data_dir),
     )
     admission = _admission(settings, upstreams) if redis is None else redis.admission(settings, upstreams)
     background = BackgroundAnswers()

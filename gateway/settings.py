@@ -65,10 +65,37 @@ class TraceSettings:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The gateway's settings; `from_env` documents the variables."""
+class Places:
+    """Where the history and its secrets lie, for what needs nothing else: keys, migrations, backups."""
 
     DATABASE_NAME: ClassVar[str] = "gateway.sqlite3"
+
+    data_dir: Path
+    database: str = field(repr=False)
+    webui_key_file: Path
+    webui_secret_file: Path
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the history is in a server's database and not in a file."""
+        return not self.database.startswith("sqlite:///")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], root: Path) -> Places:
+        """The web UI keeps its secret beside its key unless it is told otherwise. Raises SettingsError."""
+        data_dir = root / (environ.get("DATA_DIR") or "data")
+        key_file = root / (environ.get("WEBUI_API_KEY_FILE") or data_dir / "webui.key")
+        return cls(
+            data_dir=data_dir,
+            database=_database_url(environ, root) or f"sqlite:///{data_dir / cls.DATABASE_NAME}",
+            webui_key_file=key_file,
+            webui_secret_file=root / (environ.get("WEBUI_SECRET_FILE") or key_file.with_name("webui.secret")),
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The gateway's settings; `from_env` documents the variables."""
 
     data_dir: Path
     model: str
@@ -116,13 +143,7 @@ class Settings:
     @property
     def database(self) -> str:
         """Where the history is: `sqlite:///path` or `postgresql://…`."""
-        return self.database_url or f"sqlite:///{self.data_dir / self.DATABASE_NAME}"
-
-    @classmethod
-    def database_from_env(cls, environ: Mapping[str, str], root: Path) -> str:
-        """The same for commands that need nothing else. Raises SettingsError."""
-        data_dir = root / (environ.get("DATA_DIR") or "data")
-        return _database_url(environ, root) or f"sqlite:///{data_dir / cls.DATABASE_NAME}"
+        return self.database_url or f"sqlite:///{self.data_dir / Places.DATABASE_NAME}"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], root: Path) -> Settings:

@@ -85,6 +85,7 @@ class Upstreams:
     Args:
         on_change: called with the number of servers that take answers whenever that changes.
         on_failure: called with the id of a server and the code of its failure.
+        why_not_ready: a better error than that a server is not ready, where there is one.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Upstreams:
         upstreams: Sequence[Upstream],
         on_change: Callable[[int], None] | None = None,
         on_failure: Callable[[str, str], None] | None = None,
+        why_not_ready: Callable[[], UpstreamNotReady | None] = lambda: None,
     ) -> None:
         self.retries = 0
         """How often another server was asked since the start, because one failed before it said anything."""
@@ -100,6 +102,7 @@ class Upstreams:
         self.members = [Member(f"{upstream.engine}-{n}", upstream) for n, upstream in enumerate(upstreams, 1)]
         self._on_change = on_change
         self._on_failure = on_failure
+        self._why_not_ready = why_not_ready
         self._taking = len(self.members)
 
     @property
@@ -179,7 +182,7 @@ class Upstreams:
                 tried.append(member)
                 self._failed(member, error)
                 if not any(other.takes for other in self.members if other not in tried):
-                    raise
+                    raise (isinstance(error, UpstreamNotReady) and self._why_not_ready()) or error from None
                 self.retries += 1
                 log.info("%s failed before it said anything; another one is asked", member.name)
             except UpstreamTimeout as error:  # whoever has waited that long does not want to wait again

@@ -265,10 +265,15 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
     if arguments.gpu and not arguments.dry_run:
         raise SettingsError("--gpu asks about another machine, so nothing can be served with it. Add --dry-run.")
     model, machine = _model(settings), _machine(settings, arguments)
-    plan = inference.make_plan(model, settings, machine, _catalogue(settings).values())
+    status = inference.StatusFile(settings.data_dir / "status.json", model.name)
+    try:
+        plan = inference.make_plan(model, settings, machine, _catalogue(settings).values())
+    except InferenceError as error:
+        if not arguments.dry_run:
+            status(Progress("failed", message=error.message))  # the page waits for this process, in a container
+        raise
     if arguments.dry_run:
         return _dry_run(plan, settings, machine)
-    status = inference.StatusFile(settings.data_dir / "status.json", model.name)
     line = inference.ProgressLine()
 
     def report(news: Progress) -> None:

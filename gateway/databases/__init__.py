@@ -75,11 +75,17 @@ class Backend(Protocol):
 
 def migrate(connection: sa.Connection) -> None:
     """Brings the tables to this version's form, in the transaction of `connection`. Raises alembic's CommandError."""
+    config = migrations()
+    config.attributes["connection"] = connection
+    alembic.command.upgrade(config, "head")
+
+
+def migrations() -> alembic.config.Config:
+    """Where alembic finds them."""
     config = alembic.config.Config()
     config.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations").replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    alembic.command.upgrade(config, "head")
+    return config
 
 
 def dumps(value: Any) -> str:

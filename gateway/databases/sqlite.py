@@ -71,6 +71,8 @@ class SQLite:
             )
         elif "readonly" in cause or "read-only" in cause:
             message = "The server's data folder is read-only, so conversations cannot be stored."
+        elif "I/O error" in cause:  # what a file system says that the kernel made read-only after an error of the disk
+            message = "The server's disk fails or has become read-only, so conversations cannot be stored now."
         else:
             message = "The conversation store does not answer. Try again in a moment."
         return HistoryUnavailable(message, retry_after_s=5)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import json
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -13,12 +11,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from gateway.deps import CallerDep, KeysDep, PartsDep, get_admin, secret_in
 from gateway.errors import NotFound, UpstreamNotReady
 from gateway.metrics import CONTENT_TYPE
+from gateway.model_state import start_failure, written_status
 from gateway.schemas import UpstreamUpdate
 from gateway.turn import Parts
 from gateway.upstreams import Member
 
 router = APIRouter(tags=["operations"])
-_UNKNOWN: dict[str, Any] = {"stage": "unknown", "done": 0, "total": 0, "unit": "", "message": "", "since": None}
 
 
 @router.get("/healthz")
@@ -33,6 +31,8 @@ async def readyz(parts: PartsDep) -> JSONResponse:
     parts.open_turns.require_ready()
     status = await _status(parts)
     if not status["ready"]:
+        if (failure := start_failure(parts.settings.data_dir)) is not None:
+            raise failure
         raise UpstreamNotReady(f"The model is not ready yet (stage: {status['stage']}).", retry_after_s=2)
     return JSONResponse({"status": "ready"})
 
@@ -73,7 +73,7 @@ async def get_status(caller: CallerDep, parts: PartsDep) -> dict[str, Any]:
 
 async def _status(parts: Parts) -> dict[str, Any]:
     settings = parts.settings
-    written = _written_status(settings.data_dir / "status.json")
+    written = written_status(settings.data_dir)
     is_up = await parts.upstreams.is_ready()
     # An engine that nobody of ours watches leaves the file at `load`, where its preparation ended.
     is_ready = is_up and written["stage"] in ("ready", "unknown", "load")
@@ -109,12 +109,3 @@ def _upstream(member: Member, is_up: bool) -> dict[str, Any]:
         "draining": member.is_draining,
         "running": member.open,
     }
-
-
-def _written_status(path: Path) -> dict[str, Any]:
-    """What the model's side wrote to status.json; a small file, replaced in one step."""
-    try:
-        written = json.loads(path.read_bytes())
-        return {name: written.get(name, default) for name, default in _UNKNOWN.items()}
-    except (OSError, ValueError, AttributeError):
-        return dict(_UNKNOWN)

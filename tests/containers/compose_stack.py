@@ -7,6 +7,7 @@ import http.client
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import time
@@ -37,8 +38,26 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+class Asked:
+    """A gateway that is asked over HTTP."""
+
+    url: str
+
+    def ask(self, path: str, key: str, body: dict[str, Any] | None = None, timeout_s: float = 60) -> dict[str, Any]:
+        with self.open(path, key, body, timeout_s) as answer:
+            told: dict[str, Any] = json.loads(answer.read())
+            return told
+
+    def open(self, path: str, key: str, body: dict[str, Any] | None = None, timeout_s: float = 60) -> Any:
+        """The open answer. Raises urllib.error.HTTPError, or OSError."""
+        head = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, head)
+        return urllib.request.urlopen(request, timeout=timeout_s)
+
+
 @dataclass
-class ComposeStack:
+class ComposeStack(Asked):
     """`files` as after `-f`; `environ` is what a `.env` would hold; `name` tells it from other stacks of the tests."""
 
     name: str
@@ -49,13 +68,9 @@ class ComposeStack:
     webui_port: int = field(default_factory=free_port)
 
     def compose(self, *words: str, check: bool = True, timeout_s: float = UP_S) -> str:
-        own = {"TAG": TAG, "GATEWAY_PORT": str(self.gateway_port), "WEBUI_PORT": str(self.webui_port)}
-        command = ["docker", "compose", "-p", self.project]
-        for file in self.files:
-            command += ["-f", str(ROOT / file)]
         done = subprocess.run(
-            [*command, *words],
-            env={**os.environ, **own, **self.environ},
+            ["docker", "compose", *words],
+            env=self.environment(),
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -68,6 +83,34 @@ class ComposeStack:
                 f"docker compose {' '.join(words)} ended with {done.returncode}:\n{done.stderr[-3000:]}\n{logs}"
             )
         return done.stdout
+
+    def environment(self) -> dict[str, str]:
+        """In which `docker compose …` and `make …`, as a person types them, are about this stack."""
+        own = {
+            "TAG": TAG,
+            "GATEWAY_PORT": str(self.gateway_port),
+            "WEBUI_PORT": str(self.webui_port),
+            "COMPOSE_PROJECT_NAME": self.project,
+            "COMPOSE_FILE": os.pathsep.join(self.files),
+            "COMPOSE_FILES": " ".join(f"-f {file}" for file in self.files),
+        }
+        return {**os.environ, **own, **self.environ}
+
+    def documented(self, name: str, folder: Path, *, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Runs the commands of docs/operations.md below `<!-- tested: NAME -->`; their files lie in `folder`."""
+        commands = documented_commands(name, folder)
+        done = subprocess.run(
+            ["bash", "-ec", commands],
+            env=self.environment(),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=UP_S,
+            check=False,
+        )
+        if check and done.returncode:
+            pytest.fail(f"{commands}ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
+        return done
 
     def container(self, service: str, number: int = 1) -> str:
         return f"{self.project}-{service}-{number}"
@@ -85,24 +128,11 @@ class ComposeStack:
     def project(self) -> str:
         return f"internlm-stack-{self.name}-{TAG}"
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.gateway_port}"
+    def __post_init__(self) -> None:
+        self.url = f"http://127.0.0.1:{self.gateway_port}"
 
     def admin_key(self) -> str:
         return self.compose("exec", "-T", "gateway", "cat", "/data/admin.key").strip()
-
-    def ask(self, path: str, key: str, body: dict[str, Any] | None = None, timeout_s: float = 60) -> dict[str, Any]:
-        with self.open(path, key, body, timeout_s) as answer:
-            told: dict[str, Any] = json.loads(answer.read())
-            return told
-
-    def open(self, path: str, key: str, body: dict[str, Any] | None = None, timeout_s: float = 60) -> Any:
-        """The open answer. Raises urllib.error.HTTPError, or OSError."""
-        head = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, head)
-        return urllib.request.urlopen(request, timeout=timeout_s)
 
     def wait_until_ready(self, deadline_s: float = 90) -> float:
         """Until a completion can be served; returns the seconds that it took."""
@@ -124,7 +154,7 @@ class ComposeStack:
     def wait_until_it_answers(self, key: str, what: str, deadline_s: float = 90) -> float:
         """Until a chat gets its answer; returns the seconds that it took, and logs them (`--log-cli-level=INFO`)."""
         begun = time.monotonic()
-        body = {"model": self.model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+        body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
         while time.monotonic() - begun < deadline_s:
             try:
                 assert self.ask("/v1/chat/completions", key, body, timeout_s=20)["choices"]
@@ -147,6 +177,14 @@ class ComposeStack:
             for kind in kinds
         ]
         return "".join(listed)
+
+
+def documented_commands(name: str, folder: Path) -> str:
+    """Those of docs/operations.md below `<!-- tested: NAME -->`, with their files in `folder`."""
+    text = (ROOT / "docs" / "operations.md").read_text()
+    found = re.search(rf"^<!-- tested: {name} -->\n```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert found, f"docs/operations.md has no commands for {name!r}"
+    return re.sub(r"\b([\w-]+\.(?:tar\.gz|dump))", rf"{folder}/\1", found[1])
 
 
 def require_docker() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.containers.compose_stack import ROOT, TAG, free_port, require_docker
+from tests.containers.compose_stack import ROOT, TAG, documented_commands, free_port, require_docker
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
 NAME = f"internlm-stack-app-{TAG}"
@@ -75,6 +77,17 @@ def test_it_runs_as_nobody_special_and_is_labelled(url: str) -> None:
     assert found["Healthcheck"]["Test"][:2] == ["CMD", "python"]
     assert docker("exec", NAME, "id", "-u").strip() == "1000"
     assert "compilers" not in docker("exec", NAME, "sh", "-c", "command -v gcc cc make && echo compilers; true")
+
+
+def test_it_is_saved_and_put_back_as_the_docs_say(url: str, tmp_path: Path) -> None:
+    key = docker("exec", NAME, "cat", "/data/admin.key")
+    commands = documented_commands("one container", tmp_path).replace("internlm-stack/app", IMAGE)
+    commands = re.sub(r"\binternlm\b(?!-)", NAME, commands)
+    done = subprocess.run(["bash", "-ec", commands], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "restored, as it was at " in done.stdout
+    _wait(f"{url}/readyz")
+    assert docker("exec", NAME, "cat", "/data/admin.key") == key
 
 
 def test_a_stop_is_orderly_and_quick(url: str) -> None:

@@ -188,31 +188,3 @@ def test_a_rolling_restart_under_load_fails_no_request_though_nobody_retries(sta
     assert told[200] > 10
     assert sum(told.values()) - told[200] > 10
     assert "were cut" not in stack.compose("logs", "gateway")
-
-
-def test_without_its_database_chats_go_on_and_history_says_so(stack: ComposeStack, key: str) -> None:
-    chat = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
-    stack.compose("stop", "postgres")
-    try:
-        assert stack.ask("/v1/chat/completions", key, chat)["choices"]
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            stack.ask("/v1/responses", key, {"model": MODEL, "input": "Hi", "max_output_tokens": 2})
-        with refused.value as error:
-            assert (error.code, json.loads(error.read())["error"]["code"]) == (503, "history_unavailable")
-    finally:
-        stack.compose("start", "postgres")
-    begun = time.monotonic()
-    while status_of(stack, key, {"model": MODEL, "input": "Hi", "max_output_tokens": 2}) != 200:
-        assert time.monotonic() - begun < 60
-        time.sleep(0.1)
-    log.info("database back: stored turns again after %.1f s", time.monotonic() - begun)
-
-
-def test_without_redis_answers_go_on(stack: ComposeStack, key: str) -> None:
-    body = {"model": MODEL, "input": "Hi", "max_output_tokens": 2}
-    stack.compose("stop", "redis")
-    try:
-        assert status_of(stack, key, body) == 200
-    finally:
-        stack.compose("start", "redis")
-    assert status_of(stack, key, body) == 200

@@ -244,7 +244,10 @@ def test_api_md_lists_every_error() -> None:
     table = rows(section(API.read_text(), "Errors"))
     documented = {(int(row[0]), code_of(row[1])) for row in table}
     ours = {kind for kind in _classes(errors.GatewayError) if kind.__module__ == "gateway.errors"}
-    assert documented == {(kind.status, kind.default_code) for kind in ours} | {(404, "model_not_found")}
+    assert documented == {(kind.status, kind.default_code) for kind in ours} | {
+        (404, "model_not_found"),
+        (503, "upstream_start_failed"),
+    }
 
 
 def test_architecture_names_functions_that_exist() -> None:

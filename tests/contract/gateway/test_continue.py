@@ -11,7 +11,7 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 
-from gateway.settings import Settings
+from gateway.settings import Places
 from gateway.tables import responses
 from tests.fakes.inference import FakeInference, Scenario
 from tests.running_gateway import RunningGateway, events_of, eventually, run_gateway
@@ -199,7 +199,7 @@ def test_another_model_does_not_go_on_with_it(
 
 @pytest.mark.parametrize("release", RELEASED, ids=lambda path: path.stem)
 def test_an_answer_of_every_release_goes_on(release: Path, fake: FakeInference, tmp_path: Path) -> None:
-    with closing(sqlite3.connect(tmp_path / Settings.DATABASE_NAME)) as database:
+    with closing(sqlite3.connect(tmp_path / Places.DATABASE_NAME)) as database:
         database.executescript(release.read_text())
         (response_id,) = database.execute("SELECT id FROM responses WHERE status = 'in_progress'").fetchone()
     fake.scenario = Scenario(words=["ur", "!"])

@@ -198,6 +198,38 @@ def test_an_engine_that_nobody_watches_is_ready_when_it_answers_and_restarting_w
         file.unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
+        ("/v1/responses", {"input": "Hi"}),
+        ("/v1/responses", {"input": "Hi", "stream": True}),
+    ],
+)
+def test_a_model_that_could_not_be_started_is_said_so_and_nobody_tries_in_vain(
+    gateway: RunningGateway, client: httpx2.Client, fake: FakeInference, path: str, body: dict[str, Any]
+) -> None:
+    file = gateway.data_dir / "status.json"
+    reason = "There is not enough memory for the model."
+    file.write_text(json.dumps({"stage": "failed", "message": reason, "since": time.time()}))
+    try:
+        fake.scenario = Scenario("loading")
+        answer = client.post(path, json=body)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (503, "upstream_start_failed")
+        assert "could not be started" in error["message"]
+        assert reason not in answer.text, "what is inside stays in the log and in /v1/status"
+        assert int(answer.headers["retry-after"]) >= 30
+        assert answer.headers["x-should-retry"] == "false"
+        assert client.get("/v1/status").json()["message"] == reason
+        eventually(lambda: client.get("/readyz").json().get("error", {}).get("code") == "upstream_start_failed")
+        fake.scenario = Scenario()
+        assert client.post(path, json=body).is_success, "one that answers is believed"
+    finally:
+        fake.scenario = Scenario()
+        file.unlink()
+
+
 def test_the_docs_load_nothing_from_other_hosts(gateway: RunningGateway) -> None:
     with httpx2.Client(base_url=gateway.url) as client:
         page = client.get("/docs")

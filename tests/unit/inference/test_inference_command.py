@@ -1,5 +1,6 @@
 """The command line: exit codes and messages, and that importing does nothing."""
 
+import json
 import os
 import subprocess
 import sys
@@ -61,6 +62,16 @@ def test_a_plan_that_does_not_fit_ends_with_7_and_names_the_nearest(capsys, monk
     said = capsys.readouterr()
     assert "no, 3.4 GiB short" in said.out
     assert "The nearest that fits: tgi with INFERENCE_QUANTIZE=eetq" in said.err
+
+
+def test_what_cannot_be_served_is_told_to_who_waits_for_it(tmp_path):
+    status = tmp_path / "data" / "status.json"
+    assert main(["serve", "--engine", "lmdeploy", "--dry-run"]) == 7
+    assert not status.exists()
+    assert main(["serve", "--engine", "lmdeploy"]) == 7
+    told = json.loads(status.read_text())
+    assert told["stage"] == "failed"
+    assert "is a GGUF file, which only llamacpp reads" in told["message"]
 
 
 @pytest.mark.parametrize(
