@@ -86,8 +86,8 @@ def _read(folder: Path) -> str:
     python = folder / "python"
     python.write_text(f"#!/bin/sh\necho '{json.dumps([str(packages)])}'\n")
     python.chmod(0o755)
-    command = [sys.executable, "-m", "cyclonedx_py", "environment", "--sv", "1.6", "--output-reproducible"]
-    return _run(*command, "--of", "JSON", "-o", "-", str(python))
+    command = [sys.executable, "-m", "cyclonedx_py", "environment", "--gather-license-texts", "--sv", "1.6"]
+    return _run(*command, "--output-reproducible", "--of", "JSON", "-o", "-", str(python))
 
 
 def _run(*words: str) -> str:
