@@ -23,7 +23,7 @@ from tests.internlm2_models import Form, write_model
 from tests.tgi_plan import SERVER
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(400)]
-IMAGE = "internlm-stack-tests/tgi-entrypoint:latest"
+IMAGE = f"internlm-stack-tests/tgi-entrypoint:{TAG}"
 MODEL = "internlm2-chat-7b"
 WITHOUT_CARD = """
 services:
