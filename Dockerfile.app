@@ -18,34 +18,45 @@ FROM ${BASE} AS tools
 ARG PYTHON=python3
 WORKDIR /src
 COPY requirements.lock pyproject.toml ./
-# Every wheel is compared with its hash here; what is installed below is taken from these files alone.
+# Every wheel is compared with its hash here; what is installed below is taken from these files alone. The pip that
+# Python brings along starts it, since Text Generation Inference's Python has none of its own.
 RUN --mount=type=bind,from=wheelhouse,target=/wheelhouse \
     --mount=type=cache,target=/root/.cache/pip \
     if ls /wheelhouse/*.whl >/dev/null 2>&1; then offline="--no-index --find-links /wheelhouse"; fi && \
-    ${PYTHON} -m pip download --quiet --require-hashes --no-deps --only-binary :all: $offline -r requirements.lock -d /wheels && \
     ${PYTHON} -m venv /opt/pip && \
+    /opt/pip/bin/python -m pip download --quiet --require-hashes --no-deps --only-binary :all: $offline -r requirements.lock -d /wheels && \
     /opt/pip/bin/python -m pip install --quiet --no-index --find-links /wheels --upgrade pip
-# usage: install GROUP; a group of pyproject.toml into /opt/venv, without pip unless the group names it
+# usage: install GROUP; a group of pyproject.toml into /opt/venv, without pip unless the group names it. The packages'
+# own tests stay out. Bytecode without dates in it: two builds give the same files.
 RUN printf '%s\n' '#!/bin/sh -e' \
     "${PYTHON} -m venv --without-pip /opt/venv" \
-    'exec /opt/pip/bin/python -m pip --python /opt/venv/bin/python install --quiet --no-cache-dir --no-index \' \
-    '  --find-links /wheels --group "pyproject.toml:$1"' >/usr/local/bin/install-group && \
-    chmod +x /usr/local/bin/install-group
+    '/opt/pip/bin/python -m pip --python /opt/venv/bin/python install --quiet --no-cache-dir --no-index --no-compile \' \
+    '  --find-links /wheels --group "pyproject.toml:$1"' \
+    'find /opt/venv -depth -type d -name tests -exec rm -r {} +' \
+    'cd /wheels && sha256sum *.whl >/opt/venv/wheels.sha256' \
+    'compile /opt/venv' >/usr/local/bin/install-group && \
+    printf '%s\n' '#!/bin/sh -e' \
+    'exec /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash "$1"' >/usr/local/bin/compile && \
+    chmod +x /usr/local/bin/install-group /usr/local/bin/compile
+
+# `make wheelhouse` takes the wheels out.
+FROM scratch AS wheels
+COPY --from=tools /wheels /
 
 FROM tools AS gateway-packages
 RUN --network=none install-group gateway
 COPY gateway /app/gateway
-RUN --network=none ${PYTHON:-python3} -m compileall -q /app
+RUN --network=none compile /app
 
 FROM tools AS webui-packages
 RUN --network=none install-group webui
 COPY webui /app/webui
-RUN --network=none ${PYTHON:-python3} -m compileall -q /app
+RUN --network=none compile /app
 
 FROM tools AS cpu-packages
 RUN --network=none install-group inference
 COPY inference /app/inference
-RUN --network=none ${PYTHON:-python3} -m compileall -q /app
+RUN --network=none compile /app
 
 FROM tools AS app-packages
 RUN --network=none install-group app
@@ -53,21 +64,27 @@ COPY gateway /app/gateway
 COPY inference /app/inference
 COPY webui /app/webui
 COPY app.py /app/
-RUN --network=none ${PYTHON:-python3} -m compileall -q /app
+RUN --network=none compile /app
 
 # --- what the images share: one user without rights, folders for volumes, nothing else to write
 
 FROM ${BASE} AS common
+ARG BASE
 ARG VERSION=0.1.0
 ARG REVISION=unknown
-LABEL org.opencontainers.image.title="internlm-stack" \
-      org.opencontainers.image.description="InternLM2 chat models online: inference, gateway, web UI" \
+LABEL org.opencontainers.image.description="InternLM2 chat models online: inference, gateway, web UI" \
+      org.opencontainers.image.base.name="${BASE}" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
+# Nothing gives its caller more rights, and the base image's own pip goes. Text Generation Inference's image keeps its
+# Python under /root, which that user has to reach.
 RUN (getent passwd 1000 >/dev/null || useradd --uid 1000 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin app) && \
     install -d -m 0700 -o 1000 -g 1000 /data /models /launch /webui && \
-    install -d -m 0750 -o 1000 -g 1000 /metrics
+    install -d -m 0750 -o 1000 -g 1000 /metrics && \
+    find / -xdev -type f -perm /6000 -exec chmod a-s {} + && \
+    rm -rf /usr/local/bin/pip* /usr/local/bin/wheel /usr/local/lib/python3.*/site-packages/* && \
+    if [ -d /root/.local/share/uv ]; then chmod a+x /root /root/.local /root/.local/share; fi
 COPY LICENSE /app/LICENSE
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -93,43 +110,47 @@ RUN if [ -n "${SYSTEM_PACKAGES}" ]; then \
 FROM common AS gateway
 COPY --from=gateway-packages /opt/venv /opt/venv
 COPY --from=gateway-packages /app /app
+LABEL org.opencontainers.image.title="internlm-stack gateway"
 ENV PORT=8000
 EXPOSE 8000
 USER 1000:1000
 VOLUME /data
-HEALTHCHECK --interval=5s --timeout=5s --start-period=60s CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['PORT']), timeout=4); c.request('GET', '/healthz'); sys.exit(c.getresponse().status != 200)"]
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --start-interval=1s CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/$PORT && printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' >&3 && read -r line <&3 && [[ $line == *' 200 '* ]]"]
 CMD ["python", "-m", "gateway", "serve"]
 
 FROM common AS webui
 COPY --from=webui-packages /opt/venv /opt/venv
 COPY --from=webui-packages /app /app
+LABEL org.opencontainers.image.title="internlm-stack webui"
 ENV PORT=7860 \
     WEBUI_API_KEY_FILE=/webui/webui.key \
     WEBUI_SECRET_FILE=/webui/webui.secret
 EXPOSE 7860
 USER 1000:1000
 VOLUME /webui
-HEALTHCHECK --interval=5s --timeout=5s --start-period=60s CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['PORT']), timeout=4); c.request('GET', '/'); sys.exit(c.getresponse().status != 200)"]
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --start-interval=1s CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/$PORT && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && read -r line <&3 && [[ $line == *' 200 '* ]]"]
 CMD ["python", "-m", "webui"]
 
 FROM with-git AS cpu
 COPY --from=cpu-packages /opt/venv /opt/venv
 COPY --from=cpu-packages /app /app
+LABEL org.opencontainers.image.title="internlm-stack cpu"
 ENV INFERENCE_ENGINE=llamacpp \
     INFERENCE_LISTEN=0.0.0.0:8080
 EXPOSE 8080
 USER 1000:1000
 VOLUME /data /models
 # 503 until the model is loaded; the first start fetches it, too.
-HEALTHCHECK --interval=5s --timeout=5s --start-period=1800s CMD ["python", "-c", "import http.client, sys; c = http.client.HTTPConnection('127.0.0.1', 8080, timeout=4); c.request('GET', '/health'); sys.exit(c.getresponse().status != 200)"]
+HEALTHCHECK --interval=15s --timeout=5s --start-period=1800s --start-interval=1s CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080 && printf 'GET /health HTTP/1.0\\r\\n\\r\\n' >&3 && read -r line <&3 && [[ $line == *' 200 '* ]]"]
 CMD ["python", "-m", "inference", "serve"]
 
 FROM with-git AS app
 COPY --from=app-packages /opt/venv /opt/venv
 COPY --from=app-packages /app /app
+LABEL org.opencontainers.image.title="internlm-stack app"
 ENV PORT=7860
 EXPOSE 7860
 USER 1000:1000
 VOLUME /data /models
-HEALTHCHECK --interval=5s --timeout=5s --start-period=60s CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['PORT']), timeout=4); c.request('GET', '/healthz'); sys.exit(c.getresponse().status != 200)"]
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --start-interval=1s CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/$PORT && printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' >&3 && read -r line <&3 && [[ $line == *' 200 '* ]]"]
 CMD ["python", "app.py"]

@@ -46,13 +46,34 @@ COMPOSE_FILES ?= -f docker-compose.yml $(shell command -v nvidia-smi >/dev/null 
 # SCALE=3: so many gateways behind nginx. Give it to down, logs and ps, too.
 COMPOSE := docker compose $(COMPOSE_FILES) $(if $(SCALE),-f docker-compose.scale.yml)
 
+# The base image: `make images BASE=…`, or what `make pin-images` has written.
+BASE ?= $(shell sed -n 's/^PYTHON_IMAGE=//p' .env 2>/dev/null)
+IMAGES := gateway webui cpu app
+DOCKER_BUILD = docker build -f Dockerfile.app $(if $(BASE),--build-arg BASE=$(BASE))
+
 .PHONY: images
 images: ## build the four images of Dockerfile.app (BASE=… another base image)
-	for target in gateway webui cpu app; do \
-	  docker build -f Dockerfile.app --target $$target $(if $(BASE),--build-arg BASE=$(BASE)) \
-	    --build-arg REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) \
+	for target in $(IMAGES); do \
+	  $(DOCKER_BUILD) --target $$target --build-arg REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) \
+	    --build-arg SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) \
 	    -t internlm-stack/$$target:$${TAG:-latest} . || exit; \
 	done
+
+.PHONY: pin-images
+pin-images: ## write the digests of the images that others publish into .env
+	@scripts/pin_images.sh
+
+.PHONY: wheelhouse
+wheelhouse: ## fill build/wheelhouse with the packages of requirements.lock, for a build without a network
+	$(DOCKER_BUILD) --target wheels --output type=local,dest=build/wheelhouse .
+
+.PHONY: sbom
+sbom: setup-dev ## list what is in each of the four images in build/sbom (CycloneDX)
+	@$(PY) scripts/sbom.py $${TAG:-latest} $(IMAGES)
+
+.PHONY: audit
+audit: setup-dev ## ask PyPI for known vulnerabilities of every locked package; needs a network
+	@scripts/audit.sh requirements.lock requirements-dev.lock requirements-clients.lock
 
 .PHONY: up
 up: ## start the containers, and wait until the model answers (SCALE=3: so many gateways)

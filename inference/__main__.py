@@ -16,7 +16,7 @@ from pathlib import Path
 import inference
 from inference import InferenceError, LaunchPlan, Machine, Model, Progress, Report, Settings
 from inference.accounts import Secret
-from inference.cards import wanted_card
+from inference.cards import Card, wanted_card
 from inference.dry_run import dry_run_text, expected_path
 from inference.errors import Cancelled, SettingsError, VerifyError
 from inference.machine import DockerState, free_bytes
@@ -120,7 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     for command in (plan, serve):
         command.add_argument("--engine", help=f"{', '.join(ENGINES)} (default: INFERENCE_ENGINE, else auto)")
         command.add_argument(
-            "--gpu", metavar="CARD", help="as if this machine had it: A10, A100-40, A100-80 or NAME:GIB (not to serve)"
+            "--gpu",
+            metavar="CARD",
+            help="as if this machine had it: A10, A100-40, A100-80, NAME:GIB, or cpu for its own memory (not to serve)",
         )
     publish = commands.add_parser("publish", help="send a model's folder to a model repository")
     publish.set_defaults(run=_publish)
@@ -333,7 +335,8 @@ def _machine(settings: Settings, arguments: argparse.Namespace) -> Machine:
     machine = inference.this_machine()
     if not arguments.gpu:
         return machine
-    cards = (wanted_card(arguments.gpu),) * settings.gpus
+    is_cpu = arguments.gpu.lower() == "cpu"  # Text Generation Inference's image for the CPU: its memory is the card
+    cards = (Card("CPU", machine.memory_bytes) if is_cpu else wanted_card(arguments.gpu),) * settings.gpus
     docker = DockerState(answers=True, has_nvidia=True)
     return replace(machine, cards=cards, docker=docker, launcher="text-generation-launcher", lmdeploy="lmdeploy")
 

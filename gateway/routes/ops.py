@@ -77,6 +77,8 @@ async def _status(parts: Parts) -> dict[str, Any]:
     is_up = await parts.upstreams.is_ready()
     # An engine that nobody of ours watches leaves the file at `load`, where its preparation ended.
     is_ready = is_up and written["stage"] in ("ready", "unknown", "load")
+    if is_ready and written["stage"] == "load":
+        written["message"] = ""
     stage = "ready" if is_ready else written["stage"]
     was_up_at = parts.upstreams.was_ready_at
     if stage == "ready" and not is_up:  # its supervisor has not noticed yet

@@ -6,8 +6,10 @@ takes every variable of its environment that has a flag's name, so those are kep
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
+import shutil
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -80,7 +82,8 @@ class Tgi:
         return [self.launcher, *flags(self.plan, str(self.model_folder), grace_s), *_words(own)]
 
     def environment(self) -> dict[str, str]:
-        return child_environment(without=FLAG_VARIABLES, **ENVIRONMENT, API_KEY=self.api_key)
+        own = child_environment(without=FLAG_VARIABLES, **ENVIRONMENT, API_KEY=self.api_key)
+        return {**own, "PATH": with_its_python_first(own.get("PATH", os.defpath))}
 
     def clear_the_way(self) -> None:
         for leftover in self.folder.glob("tgi-*"):
@@ -100,6 +103,15 @@ class Tgi:
 
     async def check_alive(self, timeout_s: float) -> None:
         await check_alive(self.endpoint, timeout_s)
+
+
+def with_its_python_first(path: str) -> str:
+    """Its router embeds Python, whose packages are those of the first `python3` on the PATH: its server's, never ours.
+
+    Its own entry point activates that environment for the same reason.
+    """
+    server = shutil.which("text-generation-server", path=path)
+    return os.pathsep.join((os.path.dirname(server), path)) if server else path
 
 
 def flags(plan: LaunchPlan, model: str, grace_s: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""ModelScope (China's hub), through its own package `modelscope_hub`, which is an optional extra."""
+"""ModelScope (China's hub), through its own package `modelscope_hub`, installed with this project."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_it_runs_as_nobody_special_and_is_labelled(url: str) -> None:
     found = json.loads(docker("image", "inspect", IMAGE))[0]["Config"]
     assert found["User"] == "1000:1000"
     assert found["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
-    assert found["Healthcheck"]["Test"][:2] == ["CMD", "python"]
+    assert found["Healthcheck"]["Test"][:2] == ["CMD", "bash"]
     assert docker("exec", NAME, "id", "-u").strip() == "1000"
     assert "compilers" not in docker("exec", NAME, "sh", "-c", "command -v gcc cc make && echo compilers; true")
 

@@ -6,7 +6,9 @@ What this shows is the wiring: plan, conversion, arguments, key, networks, healt
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -15,12 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.compose_stack import ComposeStack, require_docker, running
+from inference.machine import this_machine
+from tests.containers.compose_stack import ROOT, TAG, ComposeStack, require_docker, running
 from tests.internlm2_models import Form, write_model
 from tests.tgi_plan import SERVER
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(400)]
-IMAGE = "internlm-stack-tests/tgi-entrypoint:latest"
+IMAGE = f"internlm-stack-tests/tgi-entrypoint:{TAG}"
 MODEL = "internlm2-chat-7b"
 WITHOUT_CARD = """
 services:
@@ -99,6 +102,46 @@ def test_an_engine_that_crashed_is_started_again_and_people_see_it(stack: Compos
         time.sleep(0.1)
         stages.append(stack.ask("/v1/status", key)["stage"])
     assert set(stages) == {"ready", "restarting"}
+
+
+def test_people_are_told_how_long_loading_takes(stack: ComposeStack) -> None:
+    stack.wait_until_ready()
+    assert stack.ask("/v1/status", stack.admin_key())["message"] == ""  # it is over
+    written = json.loads(stack.compose("exec", "-T", "gateway", "cat", "/data/status.json"))
+    assert written["stage"] == "load"  # nobody of ours reads that engine's log
+    assert re.fullmatch(r"loading .+ into memory: about \d+ s at 500 MB/s, then it is tried", written["message"])
+
+
+def test_what_docker_says_without_a_card_is_explained(stack: ComposeStack) -> None:
+    if this_machine().docker.has_nvidia:
+        pytest.skip("Docker can give containers a card here")
+    plain = ComposeStack("no-card", ("docker-compose.yml",), MODEL)
+    command = [
+        "docker",
+        "compose",
+        "-p",
+        plain.project,
+        "-f",
+        str(ROOT / "docker-compose.yml"),
+        "up",
+        "-d",
+        "--no-build",
+    ]
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, "TAG": TAG, "TGI_IMAGE": IMAGE, "GATEWAY_PORT": "0", "WEBUI_PORT": "0"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    finally:
+        plain.compose("down", "-v", check=False)
+    assert done.returncode != 0
+    said = 'could not select device driver "nvidia"'
+    assert said in done.stderr
+    assert said in (ROOT / "docs" / "deploy-docker.md").read_text()
 
 
 def test_without_a_card_the_files_are_still_valid(tmp_path: Path) -> None:

@@ -61,6 +61,12 @@ def test_the_page_answers_and_chats_with_its_own_key(stack: ComposeStack) -> Non
     assert answer["output"][0]["content"][0]["text"].strip(), answer
 
 
+def test_gateway_and_page_are_up_before_the_model_is_there(stack: ComposeStack) -> None:
+    there = stack.inspect(stack.container("prepare"))["State"]["FinishedAt"]
+    begun = [stack.inspect(stack.container(one))["State"]["StartedAt"] for one in ("gateway", "webui")]
+    assert max(begun) < there
+
+
 @pytest.mark.parametrize("service", ["gateway", "webui", "inference"])
 def test_a_service_has_no_rights_and_writes_to_volumes_only(stack: ComposeStack, service: str) -> None:
     found = stack.inspect(stack.container(service))

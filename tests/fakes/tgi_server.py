@@ -34,7 +34,7 @@ class Answers(BaseHTTPRequestHandler):
         self.answer(200, {"model_id": str(MODEL)} if self.path == "/info" else {})
 
     def do_POST(self):
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        asked = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path == "/die":
             say("ERROR text_generation_launcher: Shard 0 crashed")
             print("Error: ShardFailed", flush=True)
@@ -43,6 +43,12 @@ class Answers(BaseHTTPRequestHandler):
             self.answer(503, {"error": "unhealthy", "error_type": "healthcheck"})
         elif self.headers.get("Authorization") != f"Bearer {os.environ['API_KEY']}":
             self.answer(401, {})
+        elif self.path == "/chat_tokenize":
+            self.answer(
+                200, {"tokenize_response": [{"id": 1, "text": "Hi", "start": 0, "stop": 2}], "templated_text": "Hi"}
+            )
+        elif b'"stream":true' in asked.replace(b" ", b""):
+            self.stream()
         else:
             self.answer(200, {"choices": [{"message": {"role": "assistant", "content": "Hi"}}]})
             answered.set()
@@ -53,6 +59,23 @@ class Answers(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+    def stream(self):
+        """Two tokens, in the form of a real one."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        for text, reason in (("Hi", None), (" there", "stop")):
+            choice = {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": reason}
+            event = {
+                "object": "chat.completion.chunk",
+                "id": "",
+                "created": 1,
+                "model": str(MODEL),
+                "choices": [choice],
+            }
+            self.wfile.write(b"data:" + json.dumps(event).encode() + b"\n\n")
+        self.wfile.write(b"data: [DONE]\n\n")
 
     def log_message(self, *_):
         pass

@@ -1,6 +1,7 @@
 """Text Generation Inference's command line, the stages in its log and its failures: the logs are a real server's."""
 
 import json
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +138,17 @@ def test_variables_with_names_of_flags_do_not_reach_the_launcher(engine, monkeyp
     assert not (set(traps) | {"GATEWAY_X"}) & set(environment)
     assert environment["CUDA_VISIBLE_DEVICES"] == "1"
     assert (environment["HF_HUB_OFFLINE"], environment["API_KEY"]) == ("1", engine.api_key)
+
+
+def test_its_router_finds_the_python_of_its_server_before_ours(engine, tmp_path, monkeypatch):
+    ours, its = tmp_path / "ours", tmp_path / "its"
+    for folder, programs in ((ours, ["python3"]), (its, ["python3", "text-generation-server"])):
+        folder.mkdir()
+        for program in programs:
+            (folder / program).write_text("#!/bin/sh\n")
+            (folder / program).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{ours}:{its}")
+    assert shutil.which("python3", path=engine.environment()["PATH"]) == str(its / "python3")
 
 
 def test_every_flag_that_the_launcher_prints_is_kept_from_its_environment():
