@@ -51,6 +51,9 @@ class Wire:
     def write(self, data: bytes) -> None:
         pass
 
+    def get_extra_info(self, name: str) -> None:
+        pass
+
     def is_closing(self) -> bool:
         return False
 
