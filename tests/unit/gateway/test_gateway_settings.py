@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.settings import Settings, SettingsError, UpstreamAddress
+from gateway.settings import Places, Settings, SettingsError, UpstreamAddress
 from gateway.wire import Address
 
 pytestmark = pytest.mark.unit
@@ -144,7 +144,7 @@ def test_addresses(url: str, host: str, port: int, named: str) -> None:
 def test_where_the_history_is(given: str, meant: str) -> None:
     environ = {"GATEWAY_UPSTREAMS": "llamacpp=http://127.0.0.1:8080", "DATABASE_URL": given}
     settings = Settings.from_env(environ, ROOT)
-    assert settings.database == Settings.database_from_env(environ, ROOT) == meant
+    assert settings.database == Places.from_env(environ, ROOT).database == meant
     assert "p%40" not in repr(settings)
 
 
@@ -162,6 +162,6 @@ def test_where_the_history_is(given: str, meant: str) -> None:
 )
 def test_a_database_url_that_is_none_is_refused_without_showing_it(given: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        Settings.database_from_env({"DATABASE_URL": given}, ROOT)
+        Places.from_env({"DATABASE_URL": given}, ROOT)
     assert "DATABASE_URL" in str(caught.value)
     assert "secret" not in str(caught.value)
