@@ -1,8 +1,8 @@
 """Dockerfile.app's target `app` on Text Generation Inference's image, where its launcher becomes the child.
 
 The real image could not be had here. The stand-in has what the Dockerfile in TGI's repository says (3.3.6-dev0): Python
-3.11 without pip under /root, in a venv whose programs stand last on the PATH, an entry point, root as user, HF_HOME=/data,
-PORT=80. Its launcher is tests/fakes/tgi_server.py, its card an `nvidia-smi` that lists one.
+3.11 without pip under /root, in a venv whose programs stand last on the PATH, an entry point, root as user,
+HF_HOME=/data, PORT=80. Its launcher is tests/fakes/tgi_server.py, its card an `nvidia-smi` that lists one.
 """
 
 from __future__ import annotations
