@@ -35,7 +35,7 @@ def enter(environ: Mapping[str, str], root: Path) -> None:
     try:
         _refuse_loop(environ)
         profile = make_profile(environ, root)
-        python = ready_environment(root, places(environ, root, profile))
+        python = ready_environment(root, places(environ, root, profile), environ)
         if python:
             _go_on_in(python, environ, root)
         if is_new and not profile.platform.is_hosted:

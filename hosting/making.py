@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,17 +36,18 @@ if TYPE_CHECKING:
     """Takes a stage (a key of waiting_page.STAGES), how much of it is done, and of how much (0: not known)."""
 
 
-def stamp_of(lock: Path) -> str:
+def stamp_of(lock: Path, more: Sequence[str] = ()) -> str:
     """What the file `installed` of an environment with all of this lock file holds; scripts/setup.sh writes it too."""
-    return hashlib.sha256(lock.read_bytes()).hexdigest()
+    return " ".join([hashlib.sha256(lock.read_bytes()).hexdigest(), *more])
 
 
-def ready_environment(root: Path, places: Iterator[Path]) -> str | None:
+def ready_environment(root: Path, places: Iterator[Path], environ: Mapping[str, str]) -> str | None:
     """The interpreter of a complete environment: what `make` made in the checkout, or one of ours."""
-    stamps = [stamp_of(root / name) for name in (LOCK, "requirements-dev.lock") if (root / name).is_file()]
+    more = _more(environ)
+    stamps = [stamp_of(root / name, more) for name in (LOCK, "requirements-dev.lock") if (root / name).is_file()]
     for venv in (root / ".venv", *(place / "venv" for place in places if is_private(place))):
         try:
-            has = (venv / "installed").read_text(encoding="ascii").strip()
+            has = (venv / "installed").read_text(encoding="utf-8").strip()
         except (OSError, ValueError):
             continue
         python = str(venv / "bin" / "python")
@@ -74,13 +75,14 @@ def make_environment(
     try:
         uv = _make_venv(interpreter, venv, place, environ)
         _install(python, lock, uv, environ, tell)
+        _install_more(python, root, uv, environ, tell)
     except CommandFailed as error:
         raise CannotStart(
             f"The packages could not be installed with {interpreter.path}. It said last:\n{error}\n"
             "Start again to go on. Without internet access, point pip at a mirror, for example "
             "PIP_INDEX_URL=https://pypi.tuna.tsinghua.edu.cn/simple"
         ) from None
-    (venv / "installed").write_text(stamp_of(lock) + "\n", encoding="ascii")
+    (venv / "installed").write_text(stamp_of(lock, _more(environ)) + "\n", encoding="utf-8")
     return python
 
 
@@ -224,6 +226,19 @@ def _install(python: str, lock: Path, uv: list[str] | None, environ: Mapping[str
 
     options = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off", "--require-hashes")
     run([python, "-m", "pip", "install", *options, "-r", str(lock)], environ, count)
+
+
+def _install_more(python: str, root: Path, uv: list[str] | None, environ: Mapping[str, str], tell: Tell) -> None:
+    """What APP_PACKAGES names, such as an engine for a card; our own packages keep their versions."""
+    more = _more(environ)
+    if more:
+        tell("more", 0, 0)
+        command = [*uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install", "--no-input"]
+        run([*command, "-c", str(root / "requirements.txt"), *more], environ)
+
+
+def _more(environ: Mapping[str, str]) -> list[str]:
+    return environ.get("APP_PACKAGES", "").split()
 
 
 def _clean(environ: Mapping[str, str]) -> dict[str, str]:

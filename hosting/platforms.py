@@ -17,6 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hosting.errors import CannotStart
+
+NAMES = ("huggingface-gradio", "huggingface-docker", "openxlab", "container", "host")
 XLAB_HOME = "home/xlab-app-center"
 _CONTAINER_MARKS = (".dockerenv", "run/.containerenv")
 
@@ -38,28 +41,31 @@ class Platform:
 
 
 def find_platform(environ: Mapping[str, str], system: Path = Path("/")) -> Platform:
-    """`system` is the root of the file system."""
-    if environ.get("SPACE_ID"):
-        return _space(environ)
-    if (system / XLAB_HOME).is_dir():
+    """`system` is the root of the file system. APP_PLATFORM names the platform where its marks do not tell."""
+    named = environ.get("APP_PLATFORM")
+    if named and named not in NAMES:
+        raise CannotStart(f"APP_PLATFORM={named!r} is not known. It can be {', '.join(NAMES)}.")
+    if named in NAMES[:2] or (not named and environ.get("SPACE_ID")):
+        return _space(environ, named or (NAMES[0] if environ.get("SYSTEM") == "spaces" else NAMES[1]))
+    xlab = system / XLAB_HOME
+    if named == "openxlab" or (not named and xlab.is_dir()):
         return Platform(
             "openxlab",
             "OpenXLab",
             is_hosted=True,
             is_contained=True,
             frame_ancestors="https://openxlab.org.cn https://*.openxlab.org.cn",
-            keeps=system / XLAB_HOME / ".cache",
+            keeps=xlab / ".cache" if xlab.is_dir() else None,
         )
-    if any((system / mark).exists() for mark in _CONTAINER_MARKS):
+    if named == "container" or (not named and any((system / mark).exists() for mark in _CONTAINER_MARKS)):
         return Platform("container", "a container", is_contained=True)
     return Platform("host", "this machine")
 
 
-def _space(environ: Mapping[str, str]) -> Platform:
-    is_gradio = environ.get("SYSTEM") == "spaces"
+def _space(environ: Mapping[str, str], name: str) -> Platform:
     return Platform(
-        "huggingface-gradio" if is_gradio else "huggingface-docker",
-        "a Hugging Face Space (%s)" % ("Gradio" if is_gradio else "Docker"),
+        name,
+        "a Hugging Face Space (%s)" % ("Gradio" if name == NAMES[0] else "Docker"),
         is_hosted=True,
         is_contained=True,
         is_zero_gpu=environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"),

@@ -15,6 +15,7 @@ STAGES = {
     "python": ("looking for Python 3.11 or newer", "正在查找 Python 3.11 或更高版本"),
     "make-python": ("getting a newer Python", "正在获取较新的 Python"),
     "packages": ("installing packages", "正在安装依赖包"),
+    "more": ("installing APP_PACKAGES", "正在安装 APP_PACKAGES"),
     "unpacking": ("unpacking the packages", "正在解包依赖包"),
 }
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="3">

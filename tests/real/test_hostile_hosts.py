@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -39,8 +40,11 @@ def old_python() -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The files of a clone that a start needs, without a .venv."""
-    folder = tmp_path / "checkout"
+    return clone(tmp_path / "checkout")
+
+
+def clone(folder: Path) -> Path:
+    """The files that a start needs, without a .venv."""
     folder.mkdir()
     for name in NEEDED:
         if (ROOT / name).is_dir():
@@ -233,18 +237,23 @@ exec setpriv --reuid 54321 --regid 54321 --clear-groups --inh-caps=-all --boundi
 """
 
 
-def test_uid_without_a_name_or_home_read_only_checkout_and_no_shared_memory(
-    checkout: Path, models_dir: Path, tmp_path: Path
-) -> None:
-    """All at once, in a mount namespace of its own; the model is linked, since models_dir is another user's."""
+@pytest.fixture
+def common() -> Iterator[Path]:
+    """A folder that other users may enter; every pytest that starts shuts its own to them."""
+    with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_uid_without_a_name_or_home_read_only_checkout_and_no_shared_memory(models_dir: Path, common: Path) -> None:
+    """All at once, in a mount namespace of its own; the model is copied, since models_dir is another user's."""
     unshare = ["unshare", "--mount", "--propagation", "private"]
     if os.getuid() or subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
         pytest.skip("needs root and the right to make a mount namespace")
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    (tmp_path / "tmp").mkdir(mode=0o777)
-    (tmp_path / "tmp").chmod(0o777)
-    shutil.copytree(models_dir / "smollm2-135m-instruct", tmp_path / "models" / "smollm2-135m-instruct")
+    checkout = clone(common / "checkout")
+    (common / "tmp").mkdir()
+    (common / "tmp").chmod(0o777)
+    shutil.copytree(models_dir / "smollm2-135m-instruct", common / "models" / "smollm2-135m-instruct")
     python, packages = python_for_others()
     environ = {
         **os.environ,
@@ -252,11 +261,11 @@ def test_uid_without_a_name_or_home_read_only_checkout_and_no_shared_memory(
         "PYTHON": python,
         "PYTHONPATH": packages,
         "HOST": "127.0.0.1",
-        "MODELS_DIR": str(tmp_path / "models"),
-        "TMPDIR": str(tmp_path / "tmp"),
+        "MODELS_DIR": str(common / "models"),
+        "TMPDIR": str(common / "tmp"),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    log = tmp_path / "terminal.log"
+    log = common / "terminal.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*unshare, "sh", "-c", STRIPPED], env=environ, stdout=output, stderr=subprocess.STDOUT, cwd="/"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from hosting.errors import CannotStart
 from hosting.places import can_hold, can_hold_database, home_of, is_private
-from hosting.platforms import find_platform
+from hosting.platforms import NAMES, find_platform
 from hosting.profile import Profile, make_profile
 
 pytestmark = pytest.mark.unit
@@ -53,6 +54,14 @@ def test_each_platform_is_told_by_its_marks(system: Path) -> None:
     assert find_platform({}, system).name == "openxlab"
     assert find_platform(SPACE, system).name == "huggingface-gradio"
     assert find_platform({"SPACE_ID": "me/chat"}, system).name == "huggingface-docker"
+
+
+def test_the_platform_can_be_named_where_its_marks_do_not_tell(system: Path) -> None:
+    for name in NAMES:
+        assert find_platform({**SPACE, "APP_PLATFORM": name}, system).name == name
+    assert find_platform({"APP_PLATFORM": "openxlab"}, system).keeps is None
+    with pytest.raises(CannotStart, match="APP_PLATFORM='cloud' is not known"):
+        find_platform({"APP_PLATFORM": "cloud"}, system)
 
 
 def test_a_plain_host_gets_nothing_set(environ: dict[str, str], root: Path, system: Path) -> None:

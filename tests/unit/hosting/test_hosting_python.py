@@ -133,27 +133,37 @@ def test_old_new_and_broken_ones_are_passed_over(machine: Machine) -> None:
 
 def test_an_environment_is_made_with_progress_and_found_again(machine: Machine) -> None:
     machine.python(machine.bin / "python3.11", "3.11")
-    assert ready_environment(machine.root, machine.places()) is None
+    assert ready_environment(machine.root, machine.places(), machine.environ) is None
     made = machine.make()
     assert made == str(machine.runtime / "venv/bin/python")
     assert machine.told == ["python 0/0", "packages 0/2", "packages 1/2", "packages 2/2", "unpacking 0/0"]
-    assert ready_environment(machine.root, machine.places()) == made
+    assert ready_environment(machine.root, machine.places(), machine.environ) == made
     (machine.root / LOCK).write_text("one==2.0\n")
-    assert ready_environment(machine.root, machine.places()) is None
+    assert ready_environment(machine.root, machine.places(), machine.environ) is None
+
+
+def test_an_engine_for_a_card_is_installed_beside_and_our_versions_stay(machine: Machine) -> None:
+    machine.python(machine.bin / "python3.11", "3.11")
+    machine.make()
+    machine.environ["APP_PACKAGES"] = "lmdeploy==0.18.0 torch==2.10.0"
+    assert ready_environment(machine.root, machine.places(), machine.environ) is None
+    made = machine.make()
+    assert f"-c {machine.root}/requirements.txt lmdeploy==0.18.0 torch==2.10.0" in machine.log()
+    assert ready_environment(machine.root, machine.places(), machine.environ) == made
 
 
 def test_what_make_has_installed_in_the_checkout_is_taken(machine: Machine) -> None:
     python = machine.python(machine.root / ".venv/bin/python", "3.11")
-    assert ready_environment(machine.root, machine.places()) is None
+    assert ready_environment(machine.root, machine.places(), machine.environ) is None
     (machine.root / ".venv/installed").write_text(stamp_of(machine.root / LOCK) + "\n")
-    assert ready_environment(machine.root, machine.places()) == str(python)
+    assert ready_environment(machine.root, machine.places(), machine.environ) == str(python)
 
 
 def test_an_environment_that_others_may_change_is_not_taken(machine: Machine) -> None:
     machine.python(machine.bin / "python3.11", "3.11")
     machine.make()
     machine.runtime.chmod(0o777)
-    assert ready_environment(machine.root, machine.places()) is None
+    assert ready_environment(machine.root, machine.places(), machine.environ) is None
 
 
 def test_a_failed_installation_is_told_and_goes_on_in_the_same_environment(machine: Machine) -> None:
