@@ -42,12 +42,14 @@ def can_hold_database(folder: Path) -> bool:
 
 
 def is_private(folder: Path) -> bool:
-    """Whether nobody else could have put something into it: it is ours, no link, and nobody else may write to it."""
+    """Whether nobody else could have put something into it, or put another one in its place."""
     try:
-        found = os.lstat(folder)
+        found, above = os.lstat(folder), os.stat(folder.parent)
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+    is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+    is_open = above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX
+    return is_ours and above.st_uid in (0, os.getuid()) and not is_open
 
 
 def free_mb(folder: Path) -> int:

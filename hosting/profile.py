@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hosting.places import NAME, cache_of, can_hold, can_hold_database, home_of, temporary
+from hosting.places import NAME, cache_of, can_hold, can_hold_database, home_of, is_private, temporary
 from hosting.platforms import Platform, find_platform
 
 ZERO_GPU = (
@@ -18,7 +18,7 @@ ZERO_GPU = (
 
 @dataclass(frozen=True)
 class Profile:
-    """`settings` are defaults for variables that are not set; `process` is set for this process and its children too.
+    """`settings` are defaults for variables that are not set; `process` is set in any case, for children too.
 
     `notes` are lines for whoever runs it; `refusal`, when there is one, says why it cannot be run as asked.
     """
@@ -45,7 +45,7 @@ def make_profile(
     refusal = ""
     if platform.is_zero_gpu:
         if environ.get("INFERENCE_ENGINE") in (None, "", "auto", "llamacpp"):
-            settings["INFERENCE_ENGINE"] = "llamacpp"
+            process["INFERENCE_ENGINE"] = "llamacpp"
             notes.append(f"{ZERO_GPU} The model runs on the CPU.")
         else:
             refusal = (
@@ -77,7 +77,7 @@ def _folders(
         passed_over: list[str] = []
         for base, lasts in _bases(environ, root, platform, system, is_mount):
             folder = base / part
-            if can(folder):
+            if can(folder) and (base != temporary(environ) or is_private(base)):
                 if base != root:
                     found[name] = str(folder)
                 notes += _told(name, folder, lasts, passed_over, environ)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hosting.errors import CannotStart
-from hosting.places import can_hold, can_hold_database, home_of, is_private
+from hosting.places import can_hold, can_hold_database, home_of, is_private, temporary
 from hosting.platforms import NAMES, find_platform
 from hosting.profile import Profile, make_profile
 
@@ -159,7 +159,7 @@ def test_zero_gpu_is_served_by_the_cpu_with_the_reason(
     value: str, engine: dict[str, str], environ: dict[str, str], root: Path, system: Path
 ) -> None:
     profile = profile_of({**environ, **SPACE, **engine, "SPACES_ZERO_GPU": value}, root, system)
-    assert profile.settings["INFERENCE_ENGINE"] == "llamacpp"
+    assert profile.process["INFERENCE_ENGINE"] == "llamacpp"
     assert not profile.refusal
     assert any("ZeroGPU" in note and "on the CPU" in note for note in profile.notes)
 
@@ -191,6 +191,22 @@ def test_a_folder_that_others_may_change_is_not_private(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     assert not is_private(tmp_path / "link")
     assert not is_private(tmp_path / "absent")
+    (tmp_path / "open" / "own").mkdir(parents=True)
+    (tmp_path / "open").chmod(0o777)
+    assert not is_private(tmp_path / "open" / "own")
+    (tmp_path / "open").chmod(0o1777)
+    assert is_private(tmp_path / "open" / "own")
+
+
+def test_keys_are_not_put_into_a_folder_that_somebody_else_has_made_in_tmp(
+    environ: dict[str, str], root: Path, system: Path
+) -> None:
+    for path in (root / "data", root / "models", Path(environ["HOME"]) / ".local"):
+        block(path)
+    laid = temporary(environ)
+    laid.mkdir(parents=True)
+    laid.chmod(0o777)
+    assert "DATA_DIR" not in profile_of(environ, root, system).settings
 
 
 def test_the_home_is_nothing_where_it_is_no_folder(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from hosting.errors import CannotStart
 from hosting.listening import HANDED_OVER, hand_over, open_port, url_of
 from hosting.waiting_page import WaitingPage
 
@@ -85,3 +86,10 @@ def test_the_port_stays_open_afterwards_and_another_program_finds_it(
                 connection.sendall(b"here")
                 assert waiting.recv(4) == b"here"
         taken.detach()
+
+
+@pytest.mark.parametrize("number", ["9999", "x", "-1"])
+def test_a_handed_over_port_that_is_none_is_told(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(HANDED_OVER, number)
+    with pytest.raises(CannotStart, match=f"{HANDED_OVER} is for app.py's own use"):
+        open_port({HANDED_OVER: number})
