@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from inference.accounts import TOKEN_NAMES, Hubs
+from inference.accounts import TOKEN_NAMES, Hubs, redact
 from inference.catalogue import Model, load_catalogue
 from inference.choose import find_model
 from inference.errors import DoesNotFit, InferenceError
@@ -101,11 +101,12 @@ def diagnose(
     checks = [Check("machine", "ok", machine_text(machine)), *_of_the_model(settings, machine, catalogue)]
     checks += [_engines(machine, catalogue), _port(environ), _programs()]
     if with_network:
-        checks += network(settings.hubs)
+        checks += network(settings.hubs, environ.get("PIP_INDEX_URL") or "https://pypi.org/simple/")
     packages = {name: _version(name) for name in (*PACKAGES, *EXTRAS)}
     missing = [name for name in PACKAGES if not packages[name]]
     if missing:
-        checks.append(Check("packages", "fatal", f"{', '.join(missing)} not installed.", "`make setup` installs them."))
+        fix = "`make setup` installs them; where only models are prepared or run, the web's packages may be missing."
+        checks.append(Check("packages", "warning", f"{', '.join(missing)} not installed.", fix))
     return Diagnosis(
         tuple(checks),
         tuple(fits(catalogue.values(), settings, machine)),
@@ -165,10 +166,10 @@ def _programs() -> Check:
     return Check("programs", "ok", f"git, git-lfs; {docker}")
 
 
-def network(hubs: Hubs) -> Iterator[Check]:
+def network(hubs: Hubs, index: str) -> Iterator[Check]:
     """Asks each place that things come from for its first page; a proxy of the environment is used."""
     for name, url in (
-        ("pypi", "https://pypi.org/simple/"),
+        ("pypi", index),
         ("huggingface", hubs.huggingface_url),
         ("modelscope", hubs.modelscope_url),
         ("openxlab", hubs.openxlab_url),
@@ -180,14 +181,14 @@ def _asked(name: str, url: str) -> Check:
     request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "internlm-stack"})
     try:
         with urllib.request.urlopen(request, timeout=NETWORK_S):
-            return Check(name, "ok", f"{url} answers")
+            return Check(name, "ok", f"{redact(url)} answers")
     except urllib.error.HTTPError as error:
         error.close()
-        return Check(name, "ok", f"{url} answers ({error.code})")
+        return Check(name, "ok", f"{redact(url)} answers ({error.code})")
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         fix = "Take another source (INFERENCE_SOURCES), a mirror (HF_ENDPOINT, PIP_INDEX_URL) or a proxy (HTTPS_PROXY)."
-        return Check(name, "warning", f"{url} cannot be reached: {reason}.", fix)
+        return Check(name, "warning", f"{redact(url)} cannot be reached: {reason}.", fix)
 
 
 def _version(package: str) -> str:
