@@ -83,6 +83,8 @@ def _folders(
                 notes += _told(name, folder, lasts, passed_over, environ)
                 break
             passed_over.append(str(folder))
+        else:
+            notes.append(f"No place for {name} works here: tried were {', '.join(passed_over)}. Set {name}.")
     return found, notes
 
 

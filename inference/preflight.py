@@ -47,6 +47,7 @@ def preflight(plan: LaunchPlan, settings: Settings, machine: Machine, *, meminfo
         _check_memory(plan, machine, meminfo),
         _check_card(plan, machine),
         *_check_model(plan, settings),
+        check_tokens(settings),
     ]
 
 
@@ -75,6 +76,19 @@ def check_data(settings: Settings) -> Check:
     if free < DATA_BYTES:
         return Check("DATA_DIR", "warning", text, "Free some, or set DATA_DIR to another disk: history needs room.")
     return Check("DATA_DIR", "ok", text)
+
+
+def check_tokens(settings: Settings) -> Check:
+    """Whether there are any, never which; git hosts want a name beside one."""
+    hubs = settings.hubs
+    named = (("OPENXLAB", hubs.openxlab), ("INFERENCE_GIT", hubs.git))
+    nameless = [name for name, account in named if account.token and not account.username]
+    if nameless:
+        fix = f"Set {nameless[0]}_USERNAME to the user name that the token belongs to."
+        return Check("tokens", "warning", f"{nameless[0]}_TOKEN is set, but {nameless[0]}_USERNAME is not.", fix)
+    hubs_with = (("openxlab", hubs.openxlab), ("huggingface", hubs.huggingface), ("modelscope", hubs.modelscope))
+    there = [name for name, account in (*hubs_with, ("git", hubs.git)) if account.token]
+    return Check("tokens", "ok", f"for {', '.join(there)}" if there else "none, which private models would want")
 
 
 def _check_memory(plan: LaunchPlan, machine: Machine, meminfo: Path) -> Check:

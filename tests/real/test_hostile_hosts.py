@@ -252,7 +252,7 @@ def test_uid_without_a_name_or_home_read_only_checkout_and_no_shared_memory(mode
         pytest.skip("needs root and the right to make a mount namespace")
     checkout = clone(common / "checkout")
     (common / "tmp").mkdir()
-    (common / "tmp").chmod(0o777)
+    (common / "tmp").chmod(0o1777)  # as /tmp is
     shutil.copytree(models_dir / "smollm2-135m-instruct", common / "models" / "smollm2-135m-instruct")
     python, packages = python_for_others()
     environ = {

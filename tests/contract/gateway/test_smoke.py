@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import ssl
 import subprocess
 import sys
@@ -205,6 +206,7 @@ def tls_server(folder: Path) -> Iterator[str]:
         thread.join(10)
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl, which makes a certificate, is not installed")
 def test_tls_that_fails_is_told_with_its_cure(tmp_path: Path) -> None:
     with tls_server(tmp_path) as url:
         assert "is not trusted" in failed(Deployment(url, None))

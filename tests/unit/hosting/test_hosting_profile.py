@@ -206,7 +206,9 @@ def test_keys_are_not_put_into_a_folder_that_somebody_else_has_made_in_tmp(
     laid = temporary(environ)
     laid.mkdir(parents=True)
     laid.chmod(0o777)
-    assert "DATA_DIR" not in profile_of(environ, root, system).settings
+    profile = profile_of(environ, root, system)
+    assert "DATA_DIR" not in profile.settings
+    assert any("No place for DATA_DIR works here" in note for note in profile.notes)
 
 
 def test_the_home_is_nothing_where_it_is_no_folder(tmp_path: Path) -> None:

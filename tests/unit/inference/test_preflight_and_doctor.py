@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from inference.accounts import Account, Hubs, Secret
 from inference.cards import wanted_card
 from inference.catalogue import load_catalogue
 from inference.doctor import diagnose
@@ -44,7 +45,7 @@ def found(settings: Settings, machine: Machine, **options: Path) -> dict[str, Ch
 def test_a_machine_with_everything_is_well(settings: Settings) -> None:
     checks = found(settings, CPU)
     assert {check.state for check in checks.values()} == {"ok"}
-    assert set(checks) == {"Python", "DATA_DIR", "memory", "card", "model", "disk"}
+    assert set(checks) == {"Python", "DATA_DIR", "memory", "card", "model", "disk", "tokens"}
     assert "come from" in checks["model"].text
 
 
@@ -63,6 +64,16 @@ def test_python(version: tuple[int, int], bits: int, state: str) -> None:
     check = check_python(version, bits)
     assert check.state == state
     assert bool(check.fix) == (state != "ok")
+
+
+def test_a_token_without_the_name_that_git_wants_is_told_and_never_shown(settings: Settings) -> None:
+    nameless = Hubs(openxlab=Account("", Secret("canary-token")))
+    check = found(replace(settings, hubs=nameless), CPU)["tokens"]
+    assert check.state == "warning"
+    assert "Set OPENXLAB_USERNAME" in check.fix
+    whole = found(replace(settings, hubs=Hubs(huggingface=Account("", Secret("canary-token")))), CPU)["tokens"]
+    assert (whole.state, whole.text) == ("ok", "for huggingface")
+    assert "canary" not in f"{check}{whole}"
 
 
 def test_a_data_folder_that_cannot_be_made_is_fatal(settings: Settings) -> None:
