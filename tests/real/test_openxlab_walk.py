@@ -26,7 +26,7 @@ def blocks(path: Path) -> list[str]:
 
 @pytest.mark.timeout(900)
 def test_the_whole_walk_goes_well_offline(tmp_path: Path) -> None:
-    for program in ("git", "git-lfs", "curl"):
+    for program in ("git", "git-lfs"):
         if not shutil.which(program):
             pytest.skip(f"{program} is not installed")
     command = [sys.executable, "-m", "scripts.rehearse_openxlab", "--keep", str(tmp_path / "walk")]
