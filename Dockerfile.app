@@ -61,6 +61,7 @@ RUN --network=none compile /app
 FROM tools AS app-packages
 RUN --network=none install-group app
 COPY gateway /app/gateway
+COPY hosting /app/hosting
 COPY inference /app/inference
 COPY webui /app/webui
 COPY app.py /app/

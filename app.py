@@ -7,38 +7,16 @@ The web UI calls the gateway over HTTP here too, so one host and many behave the
 
 from __future__ import annotations
 
-import sys
-
-if sys.version_info < (3, 11):
-    sys.exit("app.py needs Python 3.11 or newer, and this is %d.%d. Start it with a newer one." % sys.version_info[:2])
-
-import signal
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while the imports run a Ctrl-C just ends it; main() takes over
-
 import argparse
-import asyncio
-import contextlib
-import dataclasses
-import errno
-import logging
-import logging.handlers
 import os
-import socket
-import threading
-from collections.abc import Mapping
+import signal
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from gateway.server import Server
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))  # it runs from any folder, and through a symbolic link
 
-import inference
-from inference import AnyEngine, InferenceError, LaunchPlan, Progress, Report, StatusFile
+import hosting  # all above this line, and this package, run on Python 3.9 with nothing installed
 
 EXAMPLES = """examples:
   python app.py
@@ -46,12 +24,51 @@ EXAMPLES = """examples:
 
 Every option is also an environment variable (MODEL, INFERENCE_ENGINE, HOST, PORT or GRADIO_SERVER_PORT); .env.example
 names them all. Exit codes: 0 stopped, 1 failed, 2 wrong options or settings; others as `python -m inference --help`."""
-DEFAULT_PORT = 7860
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python app.py",
+        description="The whole stack on one host: model, gateway, web UI.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", help="a name of `python -m inference list`, or the path of a .gguf file or a folder")
+    parser.add_argument("--engine", help="auto, tgi, tgi-container, lmdeploy or llamacpp")
+    parser.add_argument("--host", help="address to listen on (127.0.0.1; all addresses in a container or Space)")
+    parser.add_argument("--port", help=f"port to listen on ({hosting.listening.DEFAULT_PORT}; 0 takes a free one)")
+    return parser.parse_args()
+
+
+def _environment(options: argparse.Namespace) -> dict[str, str]:
+    """The environment with the options written over it."""
+    environ = dict(os.environ)
+    named = {"MODEL": options.model, "INFERENCE_ENGINE": options.engine, "HOST": options.host, "PORT": options.port}
+    environ.update({name: value for name, value in named.items() if value is not None})
+    return environ
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while the imports run a Ctrl-C just ends it; main() takes over
+    hosting.enter(_environment(_options()), ROOT)  # on an old Python, or without packages, another one goes on instead
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import logging.handlers
+import socket
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.server import Server
+
+import inference
+from inference import AnyEngine, InferenceError, LaunchPlan, Progress, Report, StatusFile
+
 _DRAIN_S = "3"  # one person at one machine waits for Ctrl-C
-
-
-class CannotStart(Exception):
-    """One sentence: what is wrong and what to do."""
 
 
 class Stopped(Exception):
@@ -65,20 +82,22 @@ def main() -> int:
     try:
         for number in inference.stop_signals():
             signal.signal(number, signal.default_int_handler)  # until the loop runs, both stop alike
-        address = _bind(environ)
+        environ, listener = _settle(environ)
         settings = inference.Settings.from_env(environ, ROOT)
         catalogue = inference.load_catalogue(own=settings.models_file)
         model = inference.find_model(settings.model, catalogue, settings.root)
         machine = inference.this_machine()
         plan = inference.make_plan(model, settings, machine, catalogue.values())
+        if code := _look_ahead(plan, settings, machine):
+            return code
         _configure_logs(settings.data_dir / "logs")
         with inference.socket_folder(settings.runtime_dirs) as folder:
             engine = inference.make_engine(plan, settings, machine, folder)
             with asyncio.Runner(loop_factory=_new_loop) as runner:
-                runner.run(_serve(plan, engine, settings, environ, address))
+                runner.run(_serve(plan, engine, settings, environ, listener))
     except InferenceError as error:
         return _fail(error.message, error.exit_code)
-    except CannotStart as error:
+    except hosting.CannotStart as error:
         return _fail(str(error), 2)
     except (KeyboardInterrupt, Stopped):
         print("stopped", flush=True)
@@ -87,26 +106,32 @@ def main() -> int:
     return 0
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python app.py",
-        description="The whole stack on one host: model, gateway, web UI.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", help="a name of `python -m inference list`, or the path of a .gguf file or a folder")
-    parser.add_argument("--engine", help="auto, tgi, tgi-container, lmdeploy or llamacpp")
-    parser.add_argument("--host", help="address to listen on (127.0.0.1; all addresses in a container or Space)")
-    parser.add_argument("--port", help=f"port to listen on ({DEFAULT_PORT}; 0 takes a free one)")
-    return parser.parse_args()
+def _settle(environ: dict[str, str]) -> tuple[dict[str, str], socket.socket]:
+    """The environment with what this platform wants, where nothing else was set; and the open port.
+
+    Raises CannotStart.
+    """
+    profile = hosting.make_profile(environ, ROOT)
+    os.environ.update(profile.process)
+    whole = {**environ, **profile.process}
+    whole.update({name: value for name, value in profile.settings.items() if not environ.get(name)})
+    listener = hosting.open_port(whole)
+    if profile.platform.is_hosted:
+        print(f"this is {profile.platform.title}", flush=True)
+    for note in profile.notes:
+        print(f"note: {note}", flush=True)
+    if profile.refusal:
+        raise hosting.CannotStart(profile.refusal)
+    return whole, listener
 
 
-def _environment(options: argparse.Namespace) -> dict[str, str]:
-    """The environment with the options written over it."""
-    environ = dict(os.environ)
-    named = {"MODEL": options.model, "INFERENCE_ENGINE": options.engine, "HOST": options.host, "PORT": options.port}
-    environ.update({name: value for name, value in named.items() if value is not None})
-    return environ
+def _look_ahead(plan: LaunchPlan, settings: inference.Settings, machine: inference.Machine) -> int:
+    """Prints what would go wrong, each with its cure; returns the exit code when it is no use to go on, else 0."""
+    checks = inference.preflight(plan, settings, machine)
+    for check in checks:
+        if check.state != "ok":
+            print(check, file=sys.stderr, flush=True)
+    return next((check.exit_code for check in checks if check.state == "fatal"), 0)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -116,42 +141,6 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
-
-
-def _is_on_platform(environ: Mapping[str, str]) -> bool:
-    """Whether this is a Hugging Face Space or an OpenXLab app: people come through the platform's one proxy."""
-    return bool(environ.get("SPACE_ID")) or Path("/home/xlab-app-center").is_dir()
-
-
-def _is_contained(environ: Mapping[str, str]) -> bool:
-    """Whether this is a container or a Space, where only the platform reaches the port and 127.0.0.1 would hide it."""
-    return _is_on_platform(environ) or any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
-
-
-def _bind(environ: Mapping[str, str]) -> socket.socket:
-    """The listening socket. Raises CannotStart when the port cannot be had."""
-    host = environ.get("HOST") or ("0.0.0.0" if _is_contained(environ) else "127.0.0.1")
-    text = environ.get("PORT") or environ.get("GRADIO_SERVER_PORT") or str(DEFAULT_PORT)
-    if not text.isdecimal() or int(text) > 65535:
-        raise CannotStart(f"PORT={text!r} is not a port: a number from 0 to 65535.")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, int(text), type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
-    except PermissionError:
-        raise CannotStart(
-            f"Port {text} needs more rights than this user has. Choose one from 1024: PORT=7861."
-        ) from None
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise CannotStart(f"HOST={host!r} is no address of this machine: {error.strerror or error}.") from None
-        raise CannotStart(
-            f"Port {text} on {host} is taken by another program. Stop that one or choose another port, for example: "
-            "make run PORT=7861"
-        ) from None
-    return listener
 
 
 def _configure_logs(folder: Path) -> None:
@@ -167,7 +156,9 @@ def _configure_logs(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         file = logging.handlers.RotatingFileHandler(folder / "app.log", maxBytes=5_000_000, backupCount=2)
     except OSError as error:
-        raise CannotStart(f"{folder} cannot be written: {error.strerror}. Set DATA_DIR to a folder that can.") from None
+        raise hosting.CannotStart(
+            f"{folder} cannot be written: {error.strerror}. Set DATA_DIR to a folder that can."
+        ) from None
     file.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[*handlers, file], force=True)
     for quiet in ("alembic", "httpx", "httpx2", "uvicorn"):
@@ -188,8 +179,8 @@ async def _serve(
         status(news)
         line(news)
 
-    where = ", and on every other address of this machine" if _is_on_all_addresses(listener) else ""
-    print(f"listening on port {listener.getsockname()[1]} ({_url_of(listener)}{where})", flush=True)
+    where = ", and on every other address of this machine" if hosting.is_on_all_addresses(listener) else ""
+    print(f"listening on port {listener.getsockname()[1]} ({hosting.url_of(listener)}{where})", flush=True)
     print(f"the model comes next: {plan.model.title}, on {plan.reason}", flush=True)
     print("starting the gateway and the web UI", flush=True)
     cancelled = threading.Event()
@@ -198,7 +189,7 @@ async def _serve(
     await early_stop.hand_over(server)
     report(Progress("start"))
     async with web_lifespan:
-        model = asyncio.create_task(_run_model(engine, settings, report, cancelled, _url_of(listener)))
+        model = asyncio.create_task(_run_model(engine, settings, report, cancelled, hosting.url_of(listener)))
         try:
             await server.serve(sockets=[listener])
         finally:
@@ -244,7 +235,7 @@ def _build(
     """The gateway with the web UI mounted on it, and the web UI's lifespan. Imports late: the port is open by now.
 
     Raises:
-        CannotStart: their settings or the store cannot be used.
+        hosting.CannotStart: their settings or the store cannot be used.
     """
     import gateway.database
     import gateway.main
@@ -261,9 +252,9 @@ def _build(
         "GATEWAY_UPSTREAM_KEYS": f"{engine.dialect}={engine.api_key}",
         "GATEWAY_CONTEXT_TOKENS": str(plan.context_tokens),
         "GATEWAY_SLOTS": str(plan.slots),
-        "WEBUI_GATEWAY_URL": _url_of(listener),
+        "WEBUI_GATEWAY_URL": hosting.url_of(listener),
     }
-    defaults = defaults_of(environ)
+    defaults = {"GATEWAY_DRAIN_TIMEOUT_S": _DRAIN_S}
     if plan.model.prompt == "internlm2":
         defaults["GATEWAY_TOOL_FORMAT"] = "internlm2"
     whole = {**defaults, **environ, **ours, "PORT": str(port), "HOST": host}
@@ -277,21 +268,11 @@ def _build(
         app = gateway.main.create_app(gateway_settings)
         web = webui.main.create_app(webui.settings.Settings.from_env(whole, ROOT))
     except (gateway.settings.SettingsError, gateway.database.DatabaseError, webui.errors.SettingsError) as error:
-        raise CannotStart(str(error)) from None
+        raise hosting.CannotStart(str(error)) from None
     app.mount("/", gateway.server.secondary(web))
     server = gateway.server.Server(app, host=host, port=port, drain_s=gateway_settings.timeouts.drain_s)
     gateway.server.calm_collector()
     return server, web.router.lifespan_context(web)
-
-
-def defaults_of(environ: Mapping[str, str]) -> dict[str, str]:
-    """What this start sets for gateway and web UI where the environment does not say otherwise."""
-    defaults = {"GATEWAY_DRAIN_TIMEOUT_S": _DRAIN_S}
-    if _is_on_platform(environ):
-        defaults["WEBUI_TRUSTED_PROXY_HOPS"] = "1"
-    if environ.get("SPACE_ID"):
-        defaults["WEBUI_FRAME_ANCESTORS"] = "https://huggingface.co"  # a Space is shown inside their page
-    return defaults
 
 
 async def _run_model(
@@ -317,17 +298,6 @@ async def _announce(supervisor: inference.Supervisor, url: str, data_dir: Path) 
     await supervisor.wait_ready()
     print(f"\n  Chat:  {url}\n  API:   {url}/v1   (key in {data_dir / 'admin.key'}; described at {url}/docs)\n")
     print("  Ctrl-C stops everything.", flush=True)
-
-
-def _is_on_all_addresses(listener: socket.socket) -> bool:
-    return listener.getsockname()[0] in ("0.0.0.0", "::")
-
-
-def _url_of(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    if _is_on_all_addresses(listener):
-        host = "127.0.0.1" if host == "0.0.0.0" else "::1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _fail(message: str, code: int) -> int:

@@ -271,15 +271,19 @@ class Keys:
         """
         if path.exists():
             secret = path.read_text().strip()
-            if secret and self._database.read_now(lambda db: _find(db, _digest(secret), None)) is None:
-                self.create(name, scopes=scopes, secret=secret)  # the database is new, the file is not
             if secret:
+                self.ensure_secret(secret, name, scopes)  # the database may be new, though the file is not
                 return False
         _, secret = self.create(name, scopes=scopes)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secret + "\n")
         return True
+
+    def ensure_secret(self, secret: str, name: str, scopes: frozenset[str]) -> None:
+        """Makes sure that this secret is a key's; one that was revoked or replaced does not come back to life."""
+        if self._database.read_now(lambda db: _find(db, _digest(secret), None)) is None:
+            self.create(name, scopes=scopes, secret=secret)
 
     def _keep(self, digest: str, found: _Found | None) -> None:
         self._cache.pop(digest, None)

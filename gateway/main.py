@@ -202,6 +202,8 @@ def _make_first_keys(keys: Keys, settings: Settings) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if keys.ensure_file(folder / "admin.key", "admin", frozenset({"chat", "admin"})):
         log.warning("the first start made an admin key: %s", folder / "admin.key")
+    if settings.admin_key:
+        keys.ensure_secret(settings.admin_key, "GATEWAY_ADMIN_KEY", frozenset({"chat", "admin"}))
     webui_key = settings.webui_key_file or folder / "webui.key"
     try:
         webui_key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

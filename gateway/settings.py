@@ -129,6 +129,7 @@ class Settings:
     timeouts: Timeouts = field(default_factory=Timeouts)
     metrics_token: str | None = field(default=None, repr=False)
     metrics_token_file: Path | None = None
+    admin_key: str | None = field(default=None, repr=False)
     traces: TraceSettings | None = None
     webui_key_file: Path | None = None
 
@@ -189,6 +190,7 @@ class Settings:
             / (environ.get("WEBUI_API_KEY_FILE") or f"{environ.get('DATA_DIR') or 'data'}/webui.key"),
             metrics_token=_header_word(environ, "GATEWAY_METRICS_TOKEN"),
             metrics_token_file=root / path if (path := environ.get("GATEWAY_METRICS_TOKEN_FILE")) else None,
+            admin_key=_admin_key(environ),
             traces=_traces(environ),
             timeouts=Timeouts(
                 connect_s=_number(environ, "GATEWAY_CONNECT_TIMEOUT_S", 5.0, 0.1, 3600.0),
@@ -251,6 +253,16 @@ def _database_url(environ: Mapping[str, str], root: Path) -> str | None:
         "DATABASE_URL must be postgresql://user:password@host:port/database or sqlite:///path; unset it for a SQLite "
         "file in DATA_DIR."
     )
+
+
+def _admin_key(environ: Mapping[str, str]) -> str | None:
+    """For where nobody can read DATA_DIR/admin.key. Short ones can be guessed."""
+    key = _header_word(environ, "GATEWAY_ADMIN_KEY")
+    if key is not None and len(key) < 32:
+        raise SettingsError(
+            "GATEWAY_ADMIN_KEY must have 32 characters or more, such as what `openssl rand -hex 32` prints."
+        )
+    return key
 
 
 def _header_word(environ: Mapping[str, str], name: str) -> str | None:

@@ -5,6 +5,7 @@
     model = find_model(settings.model, catalogue, root)
     machine = this_machine()
     plan = make_plan(model, settings, machine, catalogue.values())
+    checks = preflight(plan, settings, machine)
     status = StatusFile(settings.data_dir / "status.json", model.name)  # a Report; also model_text(model) for the UI
     with socket_folder(settings.runtime_dirs) as folder:
         engine = make_engine(plan, settings, machine, folder)  # engine.endpoint, engine.api_key: known now
@@ -22,6 +23,7 @@ from inference.errors import InferenceError
 from inference.launch import AnyEngine, make_engine, make_supervisor, stop_signals
 from inference.machine import Machine, this_machine
 from inference.plan import LaunchPlan, make_plan
+from inference.preflight import Check, preflight
 from inference.prepare import prepare
 from inference.prestart import run_prestart
 from inference.progress import ProgressLine
@@ -32,6 +34,7 @@ from inference.supervisor import Supervisor
 
 __all__ = [
     "AnyEngine",
+    "Check",
     "InferenceError",
     "LaunchPlan",
     "Machine",
@@ -49,6 +52,7 @@ __all__ = [
     "make_plan",
     "make_supervisor",
     "model_text",
+    "preflight",
     "prepare",
     "run_prestart",
     "socket_folder",

@@ -1,4 +1,4 @@
-"""The command line: `python -m inference list | plan | prepare | convert | verify | publish | serve`."""
+"""The command line: `python -m inference COMMAND`; `--help` names the commands."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import argparse
 import asyncio
 import getpass
 import io
+import json
 import os
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import inference
@@ -18,7 +20,7 @@ from inference import InferenceError, LaunchPlan, Machine, Model, Progress, Repo
 from inference.accounts import Secret
 from inference.cards import Card, wanted_card
 from inference.dry_run import dry_run_text, expected_path
-from inference.errors import Cancelled, SettingsError, VerifyError
+from inference.errors import Cancelled, NotReadyInTime, SettingsError, SmokeFailed, VerifyError
 from inference.machine import DockerState, free_bytes
 from inference.plan import ENGINES
 from inference.settings import read_sources
@@ -38,14 +40,17 @@ EXAMPLES = """examples:
   python -m inference publish /path/to/my-finetune --to openxlab:me/my-finetune
   python -m inference serve --model /path/to/internlm2-chat-1_8b.gguf
   python -m inference serve --dry-run --model internlm2-chat-7b --engine tgi-container --gpu A10
+  python -m inference doctor
+  python -m inference smoke http://127.0.0.1:7860 --key-file data/admin.key --wait 600
 
 The settings come from the environment: MODEL, MODELS_DIR, DATA_DIR and INFERENCE_…; .env.example names them all.
 
 exit codes: 0 done, 2 settings, 3 unknown model, 4 cannot fetch, 5 wrong file, 6 disk full, 7 does not fit,
 8 start failed, 9 not ready in time, 10 engine keeps ending, 11 cannot convert,
-12 cannot publish, 130 stopped
+12 cannot publish, 13 a deployment fails its smoke test, 130 stopped
 
-`verify` ends with 5 when something is wrong, with 0 when there are notes only."""
+`doctor` ends with 1 when something stands in the way of the model that is set; `verify` with 5 when something is wrong,
+with 0 when there are notes only."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -137,7 +142,22 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument(
         "--create", action="store_true", help="make a private repository if there is none (hf, modelscope)"
     )
-    for command in (plan, prepare, serve):
+    doctor = commands.add_parser("doctor", help="what is here, what fits, what is missing, and how to mend it")
+    doctor.set_defaults(run=_doctor)
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.add_argument("--network", action="store_true", help="also ask PyPI and the hubs whether they answer")
+    smoke = commands.add_parser("smoke", help="one question end to end through a running deployment: pass or fail")
+    smoke.set_defaults(run=_smoke)
+    smoke.add_argument(
+        "url", metavar="URL", help="its address, such as http://127.0.0.1:7860 or https://me-chat.hf.space"
+    )
+    smoke.add_argument("--key-file", type=Path, metavar="FILE", help="the file with the API key")
+    smoke.add_argument(
+        "--key-env", metavar="NAME", default="API_KEY", help="the variable with the API key (default: API_KEY)"
+    )
+    smoke.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="how long it may take to be ready")
+    smoke.add_argument("--model", dest="id", default="", metavar="ID", help="the model to ask (default: the first)")
+    for command in (plan, prepare, serve, doctor):
         command.add_argument(
             "--model", help="a name from `list`, or the path of a .gguf file or a model folder (default: MODEL)"
         )
@@ -296,6 +316,38 @@ def _dry_run(plan: LaunchPlan, settings: Settings, machine: Machine) -> int:
     engine = inference.make_engine(plan, settings, machine, settings.runtime_dirs[0] / "inference-PID")
     print(f"# {plan.reason}")
     print(dry_run_text(engine.serving(expected_path(plan, settings.models_dir)), os.environ))
+    return 0
+
+
+def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
+    from inference.doctor import diagnose
+
+    found = diagnose(settings, inference.this_machine(), os.environ, with_network=arguments.network)
+    print(json.dumps(found.as_json(), indent=2) if arguments.json else "\n".join(found.lines()))
+    return 0 if found.is_well else 1
+
+
+def _smoke(_: Settings, arguments: argparse.Namespace) -> int:
+    """The key never stands on the command line, where other users see it."""
+    from inference.smoke import smoke
+    from inference.web_json import Deployment, parse_address
+
+    key = os.environ.get(arguments.key_env, "").strip()
+    if arguments.key_file:
+        try:
+            key = arguments.key_file.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not a key"
+            raise SettingsError(f"--key-file {arguments.key_file} cannot be read: {reason}.") from None
+    if not key.isascii() or not key.isprintable():
+        raise SettingsError("The key holds characters that no key has. Is it the right file or variable?")
+    at = Deployment(parse_address(arguments.url), Secret(key) if key else None)
+    if not 0 <= arguments.wait <= 86_400:
+        raise SettingsError("--wait must be a number of seconds from 0 to 86400.")
+    try:
+        smoke(at, partial(print, flush=True), model=arguments.id, wait_s=arguments.wait)
+    except (SmokeFailed, NotReadyInTime) as error:  # its line has told it
+        return error.exit_code
     return 0
 
 

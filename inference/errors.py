@@ -13,6 +13,7 @@
 | ChildExited   | 10   | the engine keeps ending; it is not started again                  |
 | ConvertError  | 11   | a model cannot be converted (not an InternLM2, or a target not ours)|
 | UploadError   | 12   | a model cannot be published (token, network, or what is in its folder) |
+| SmokeFailed   | 13   | a deployment that was tried does not answer as it should          |
 | Cancelled     | 130  | stopped by the person or program that started it                  |
 
 A message is one or more plain sentences: what happened and what to do. It is shown as it is, without a traceback.
@@ -71,6 +72,10 @@ class ConvertError(InferenceError):
 
 class UploadError(InferenceError):
     exit_code = 12
+
+
+class SmokeFailed(InferenceError):
+    exit_code = 13
 
 
 class Cancelled(InferenceError):

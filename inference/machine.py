@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def this_machine() -> Machine:
         cards=list_cards(),
         docker=_docker(),
         launcher=shutil.which("text-generation-launcher"),
-        lmdeploy=shutil.which("lmdeploy"),
+        lmdeploy=shutil.which("lmdeploy") or shutil.which("lmdeploy", path=os.path.dirname(sys.executable)),
         has_llamacpp=importlib.util.find_spec("xllamacpp") is not None,
     )
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes requirements.lock, requirements-dev.lock, requirements-clients.lock (with hashes) and requirements.txt (what a Space installs) anew.
+# Writes requirements.lock, requirements-dev.lock, requirements-clients.lock (with hashes) and requirements.txt (what a platform installs) anew.
 # usage: scripts/lock.sh [--upgrade]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,8 +8,5 @@ compile() { "$uv" pip compile --quiet --universal --python-version 3.11 --no-hea
 compile --group app --generate-hashes -o requirements.lock "$@"
 compile --group dev --generate-hashes -c requirements.lock -o requirements-dev.lock "$@"
 compile --group clients --generate-hashes -o requirements-clients.lock "$@"
-{
-  echo "# What a Space installs. Made from requirements.lock by scripts/lock.sh; without hashes, because Spaces add packages of their own."
-  compile --group app -c requirements.lock --no-annotate
-} >requirements.txt.new
+.venv/bin/python scripts/space_requirements.py >requirements.txt.new
 mv requirements.txt.new requirements.txt

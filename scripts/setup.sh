@@ -20,7 +20,7 @@ fi
 
 command -v "$python" >/dev/null || fail "$python is not here. Install Python: apt-get install python3 python3-venv"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-  fail "$("$python" --version) is too old: Python 3.11 or newer is needed. Name another one: make run PYTHON=python3.12"
+  fail "$("$python" --version) is too old: Python 3.11 or newer is needed. Name another one: make run PYTHON=python3.12; or start app.py with it, which gets one: $python app.py"
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||
   fail "Python's venv module is missing. Install it: apt-get install python3-venv"
 free_mb=$(df -Pm . | awk 'NR==2 {print $4}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -11,15 +12,21 @@ import pytest
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("gateway", "inference", "webui")
+PACKAGES = ("gateway", "hosting", "inference", "webui")
 FILES = [*sorted(str(f.relative_to(ROOT)) for p in PACKAGES for f in (ROOT / p).rglob("*.py")), "app.py"]
 PURE = tuple(f"gateway/{name}.py" for name in ("errors", "sse", "prompt", "limits", "gcra", "markers"))
-PROCESSES = {"subprocess.Popen", "subprocess.run", "os.fork", "os.execv", "asyncio.create_subprocess_exec"}
+PROCESSES = {"subprocess.Popen", "subprocess.run", "os.fork", "os.execv", "os.execve", "asyncio.create_subprocess_exec"}
 
 # (sentence, files it is about, what they must not name, files that may)
 RULES: list[tuple[str, tuple[str, ...], set[str], tuple[str, ...]]] = [
     ("gateway imports neither webui nor inference nor app", ("gateway/",), {"webui", "inference", "app"}, ()),
     ("webui reaches the gateway over HTTP only", ("webui/",), {"gateway", "inference", "app"}, ()),
+    (
+        "hosting runs before anything is installed: the standard library, and nothing else of ours",
+        ("hosting/",),
+        {"gateway", "webui", "inference", "app", "huggingface_hub", "gradio", "requests"},
+        (),
+    ),
     ("inference knows nothing of who uses it", ("inference/",), {"gateway", "webui", "app"}, ()),
     ("only gateway/wire.py parses HTTP of inference servers", ("",), {"httptools"}, ("gateway/wire.py",)),
     ("only gateway/upstream.py speaks to inference servers", ("",), {"gateway.wire"}, ("gateway/upstream.py",)),
@@ -78,19 +85,21 @@ RULES: list[tuple[str, tuple[str, ...], set[str], tuple[str, ...]]] = [
         ("inference/containers.py", "inference/docker_engine.py"),
     ),
     (
-        "only settings, command lines, app.py, engines, the hubs' child and webui/main.py touch the environment",
+        "only settings, command lines, app.py, hosting, engines, hubs' child and webui/main.py touch the environment",
         ("",),
         {"os.environ", "os.getenv", "os.putenv"},
         (
             *(f"{package}/{name}.py" for package in PACKAGES for name in ("settings", "__main__")),
             "app.py",
+            "hosting/entry.py",
+            "hosting/listening.py",
             "inference/engines/",
             "inference/sources/hub_child.py",
             "webui/main.py",
         ),
     ),
     (
-        "only the engine's processes, their guard, the look for cards, the hook and the sources start processes",
+        "only engines' processes, their guard, the look for cards, the hook, sources and hosting start processes",
         ("",),
         PROCESSES | {"subprocess", "multiprocessing", "os.system", "os.popen", "os.posix_spawn", "asyncio.subprocess"},
         (
@@ -99,13 +108,16 @@ RULES: list[tuple[str, tuple[str, ...], set[str], tuple[str, ...]]] = [
             "inference/cards.py",
             "inference/prestart.py",
             "inference/sources/",
+            "hosting/processes.py",
+            "hosting/interpreters.py",
+            "hosting/entry.py",
         ),
     ),
     (
-        "only the hubs' child imports the hubs' packages",
+        "only the hubs' child imports the hubs' packages, and smoke Hugging Face's client of deployments",
         ("inference/",),
         {"huggingface_hub", "modelscope_hub", "modelscope"},
-        ("inference/sources/hub_child.py",),
+        ("inference/sources/hub_child.py", "inference/smoke_chat.py"),
     ),
     (
         "only what makes GGUF files computes with numbers; conversions move bytes",
@@ -165,3 +177,12 @@ def test_who_is_excepted_needs_it(rule: tuple[str, tuple[str, ...], set[str], tu
 def test_errors_and_sse_import_nothing_of_ours() -> None:
     for file in ("gateway/errors.py", "gateway/sse.py"):
         assert not [name for _, name in names_in(file) if name.startswith("gateway")], file
+
+
+def test_hosting_imports_the_standard_library_and_itself_only() -> None:
+    """It runs on a platform's old Python before anything is installed."""
+    for file in FILES:
+        if file.startswith("hosting/"):
+            for line, name in names_in(file):
+                top = name.split(".")[0]
+                assert top in sys.stdlib_module_names or top == "hosting", f"{file}:{line} imports {name}"

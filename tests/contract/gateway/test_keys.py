@@ -15,6 +15,7 @@ import pytest
 
 from gateway.auth import Keys
 from gateway.database import Database
+from gateway.settings import Settings, SettingsError
 from tests.fakes.inference import FakeInference
 from tests.running_gateway import ROOT, RunningGateway, client_of, eventually, run_gateway, run_gateway_process
 
@@ -258,3 +259,24 @@ def test_a_change_is_never_missed_while_requests_run(gateway: RunningGateway, tm
                 assert status_with(gateway, key["value"]) == 401
     finally:
         other._database.close()
+
+
+def test_an_admin_key_of_the_operators_own_is_the_same_after_every_start(fake: FakeInference, tmp_path: Path) -> None:
+    """For platforms whose disk is emptied and cannot be read; one that was revoked does not come back to life."""
+    own = "0123456789abcdef" * 4
+    for folder in ("first", "second"):
+        with run_gateway(tmp_path / folder, fake, admin_key=own) as running:
+            assert status_with(running, own) == 200
+    with run_gateway(tmp_path / "first", fake, admin_key=own) as running, running.client(own) as client:
+        (key,) = (key for key in client.get("/v1/keys").json()["data"] if key["name"] == "GATEWAY_ADMIN_KEY")
+        assert client.delete(f"/v1/keys/{key['id']}").status_code == 200
+    with run_gateway(tmp_path / "first", fake, admin_key=own) as running:
+        assert status_with(running, own) == 401
+
+
+def test_an_admin_key_that_can_be_guessed_is_refused_without_being_shown(tmp_path: Path) -> None:
+    told = {"GATEWAY_UPSTREAMS": "llamacpp=http://127.0.0.1:1", "GATEWAY_ADMIN_KEY": "hunter2"}
+    with pytest.raises(SettingsError, match="GATEWAY_ADMIN_KEY must have 32") as refused:
+        Settings.from_env(told, tmp_path)
+    assert "hunter2" not in str(refused.value)
+    assert "hunter2" * 6 not in repr(Settings.from_env({**told, "GATEWAY_ADMIN_KEY": "hunter2" * 6}, tmp_path))
