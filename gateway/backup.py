@@ -96,8 +96,8 @@ def restore(places: Places, source: IO[bytes], *, force: bool = False) -> tuple[
             wanted = {name: target for name in manifest["files"] if (target := targets[name]) is not None}
             if not force:
                 _require_free({wanted[name]: told["sha256"] for name, told in manifest["files"].items()}, history)
-            if history in wanted.values() and history.exists():
-                fold_log(history)
+            if (there := wanted.get(places.DATABASE_NAME)) and there.exists():
+                fold_log(there)
             _put(folder, wanted)
     finally:
         os.close(held)
@@ -145,38 +145,42 @@ def _put(folder: Path, wanted: Mapping[str, Path]) -> None:
     A database's log is removed before it is replaced: it must never be taken for the new one's. When this is killed in
     between, the same command goes on from there: what is as saved hinders nobody (`_require_free`).
     """
-    near = _brought_near(folder, wanted)
-    replaced: list[str] = []
+    names = sorted(wanted, key=lambda name: name == Places.DATABASE_NAME)
+    near = {name: wanted[name].with_name(f".{wanted[name].name}.restored") for name in names}
     try:
-        for target, new in near.items():
+        _bring_near(folder, near)
+        _replace({wanted[name]: new for name, new in near.items()})
+    finally:
+        _remove(near.values())
+
+
+def _bring_near(folder: Path, near: Mapping[str, Path]) -> None:
+    """All of it beside its place, on the disk, so that a disk that becomes full changes nothing."""
+    for name, new in near.items():
+        try:
+            new.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.move(folder / name, new)
+            new.chmod(0o600)
+            _sync(new)
+        except OSError as error:
+            raise BackupError(f"{new.parent} cannot be written: {error.strerror}. Nothing was changed.") from None
+
+
+def _replace(near: Mapping[Path, Path]) -> None:
+    replaced: list[str] = []
+    for target, new in near.items():
+        try:
             for beside in ("-wal", "-shm"):
                 target.with_name(target.name + beside).unlink(missing_ok=True)
             new.replace(target)
             replaced.append(str(target))
             _sync(target.parent)
-    except OSError as error:
-        _remove(near.values())
-        done = f"Only {', '.join(replaced)} came back" if replaced else "Nothing was changed"
-        raise BackupError(
-            f"{target} cannot be replaced: {error.strerror}. {done}; mend that, then repeat the command, before the "
-            "gateway starts."
-        ) from None
-
-
-def _brought_near(folder: Path, wanted: Mapping[str, Path]) -> dict[Path, Path]:
-    """All of it beside its place, on the disk, so that a disk that becomes full changes nothing: target → file."""
-    near: dict[Path, Path] = {}
-    try:
-        for name, target in sorted(wanted.items(), key=lambda item: item[0] == Places.DATABASE_NAME):
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            near[target] = target.with_name(f".{target.name}.restored")
-            shutil.move(folder / name, near[target])
-            near[target].chmod(0o600)
-            _sync(near[target])
-    except OSError as error:
-        _remove(near.values())
-        raise BackupError(f"{target.parent} cannot be written: {error.strerror}. Nothing was changed.") from None
-    return near
+        except OSError as error:
+            done = f"Only {', '.join(replaced)} came back" if replaced else "Nothing was changed"
+            raise BackupError(
+                f"{target} cannot be replaced: {error.strerror}. {done}; mend that, then repeat the command, before "
+                "the gateway starts."
+            ) from None
 
 
 def _remove(files: Iterable[Path]) -> None:

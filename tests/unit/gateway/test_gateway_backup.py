@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway import backup
 from gateway.__main__ import main
 from gateway.backup import BackupError, back_up, restore
 from gateway.database import Database, DatabaseError
@@ -198,6 +199,29 @@ def test_a_disk_that_fails_half_way_is_told_and_the_command_may_be_repeated(
     disk.bad = ""
     restore(there, io.BytesIO(saved), force=force)
     assert titles_in(there.data_dir) == ["kept"]
+
+
+def test_a_restore_that_is_killed_half_way_is_mended_by_repeating_it(
+    saved: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = places(tmp_path / "new")
+    with monkeypatch.context() as killing:
+        replaced = Path.replace
+
+        def killed(path: Path, target: Path) -> Path:
+            if target.name == "webui.key":
+                raise KeyboardInterrupt
+            return replaced(path, target)
+
+        killing.setattr(Path, "replace", killed)
+        killing.setattr(backup, "_remove", lambda _: None)  # who is killed tidies nothing
+        with pytest.raises(KeyboardInterrupt):
+            restore(there, io.BytesIO(saved))
+    left = {path.name for path in there.data_dir.iterdir()}
+    assert left >= {"admin.key", ".webui.key.restored", ".gateway.sqlite3.restored"}
+    restore(there, io.BytesIO(saved))
+    assert titles_in(there.data_dir) == ["kept"]
+    assert not list(there.data_dir.glob(".*"))
 
 
 def test_the_old_database_is_whole_without_its_log_until_it_is_replaced(
