@@ -265,8 +265,8 @@ def _with_password(environ: Mapping[str, str], root: Path, url: str) -> str:
         raise SettingsError(f"DATABASE_PASSWORD_FILE={path} cannot be read: {why}.") from None
     if not password:
         raise SettingsError(f"DATABASE_PASSWORD_FILE={path} is empty; write the database user's password into it.")
-    user, _, place = url.removeprefix("postgresql://").partition("@")
-    return f"postgresql://{user}:{quote(password, safe='')}@{place}"
+    at = len("postgresql://") + parts.netloc.rindex("@")
+    return f"{url[:at]}:{quote(password, safe='')}{url[at:]}"
 
 
 def _header_word(environ: Mapping[str, str], name: str) -> str | None:

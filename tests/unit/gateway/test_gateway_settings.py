@@ -173,6 +173,7 @@ def test_a_database_url_that_is_none_is_refused_without_showing_it(given: str) -
     [
         ("postgresql://u@db:5433/x?sslmode=require", "postgresql://u:p%40%2F%23%25%20%C3%A9@db:5433/x?sslmode=require"),
         ("postgres://u%40h@[::1]/x", "postgresql://u%40h:p%40%2F%23%25%20%C3%A9@[::1]/x"),
+        ("postgresql://u@h@db/x", "postgresql://u@h:p%40%2F%23%25%20%C3%A9@db/x"),
         ("postgresql://u:own@db/x", "postgresql://u:own@db/x"),
         ("postgresql://u:@db/x", "postgresql://u:@db/x"),
         ("postgresql://u@db/x?password=own", "postgresql://u@db/x?password=own"),
