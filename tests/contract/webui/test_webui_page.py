@@ -168,3 +168,9 @@ def test_half_an_emoji_is_no_error(gateway: FakeGateway, ann: Visitor) -> None:
     assert "Hello, this is an answer." in ann.stream("half").text
     asked = [r["body"] for r in gateway.state.requests if r["path"] == "/v1/responses"][-1]
     assert (asked["input"], asked["instructions"]) == ("a \ufffd b", "be \ufffd brief")
+
+
+def test_what_kubernetes_asks_for_is_answered_to_who_has_no_cookie(url: str) -> None:
+    manifest = Path(__file__).resolve().parents[3] / "deploy" / "kubernetes" / "base" / "webui.yaml"
+    (path,) = set(re.findall(r"httpGet: \{path: (\S+),", manifest.read_text()))
+    assert httpx2.get(url + path, trust_env=False).status_code == 200
