@@ -94,6 +94,17 @@ def require_known(revision: str) -> None:
         )
 
 
+def conversations_in(path: Path) -> int:
+    """How many conversations a SQLite file holds; 0 also when there is none, or none of ours that can be read."""
+    if not path.is_file():
+        return 0
+    try:
+        with _opened(path) as database:
+            return int(database.execute("SELECT count(*) FROM conversations").fetchone()[0])
+    except DatabaseError:
+        return 0
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     try:
