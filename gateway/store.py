@@ -34,7 +34,7 @@ from gateway.records import (
 )
 from gateway.search import holds, match_in
 from gateway.stored_turns import StoredTurns
-from gateway.tables import OPEN, conversations, is_open, items, responses
+from gateway.tables import OPEN, conversations, is_open, is_pinned, items, responses
 
 __all__ = ["Conversation", "Item", "Page", "Store", "StoredResponse", "new_id"]
 
@@ -62,9 +62,9 @@ class Store(StoredTurns):
         return await self._database.read(lambda db: find_conversation(db, owner, conversation_id))
 
     async def list_conversations(
-        self, owner: str, *, limit: int, after: str | None, text: str | None = None
+        self, owner: str, *, limit: int, after: str | None, text: str | None = None, pinned: bool | None = None
     ) -> Page[Conversation]:
-        """The newest activity first; with `text`, those that have it in them, and where.
+        """The newest activity first; with `text`, those that have it in them, and where; only (not) `pinned` ones.
 
         Raises NotFound for an unknown `after`.
         """
@@ -73,6 +73,8 @@ class Store(StoredTurns):
             query = sa.select(conversations).where(conversations.c.owner == owner)
             if text is not None:
                 query = query.where(holds(text))
+            if pinned is not None:
+                query = query.where(is_pinned if pinned else ~is_pinned)
             key = sa.tuple_(conversations.c.updated_at, conversations.c.id)
             if after is not None:
                 last = find_conversation(db, owner, after)

@@ -43,10 +43,14 @@ async def list_conversations(
     limit: Limit = 20,
     after: str | None = None,
     q: Annotated[Text | None, Query(max_length=200)] = None,
+    pinned: bool | None = None,
 ) -> dict[str, Any]:
-    """The caller's conversations, the newest activity first; `q` is looked for in titles and messages (ours)."""
+    """The caller's conversations, the newest activity first (ours).
+
+    `q` is looked for in titles and messages; `pinned` leaves those whose metadata has `pinned` = `true`, or the others.
+    """
     text = (q or "").strip() or None
-    page = await parts.store.list_conversations(caller.owner, limit=limit, after=after, text=text)
+    page = await parts.store.list_conversations(caller.owner, limit=limit, after=after, text=text, pinned=pinned)
     return page_object([conversation_object(entry) for entry in page.entries], page.has_more)
 
 

@@ -109,6 +109,23 @@ def test_the_newest_activity_comes_first(client: httpx2.Client) -> None:
     assert rest["has_more"] is False
 
 
+def test_what_is_pinned_is_listed_alone_and_left_out(client: httpx2.Client) -> None:
+    ids = {name: created(client, metadata=meta)["id"] for name, meta in _PINS.items()}
+
+    def listed(**params: Any) -> list[str]:
+        data = client.get("/v1/conversations", params=params).json()["data"]
+        return [name for entry in data for name, known in ids.items() if known == entry["id"]]
+
+    assert listed(pinned="true") == ["pinned"]
+    assert listed(pinned="false") == ["other", "unpinned", "plain"]
+    assert listed(pinned="false", limit=1, after=ids["other"]) == ["unpinned"]
+    assert listed() == ["other", "unpinned", "pinned", "plain"]
+    assert client.get("/v1/conversations", params={"pinned": "perhaps"}).json()["error"]["param"] == "pinned"
+
+
+_PINS = {"plain": {}, "pinned": {"pinned": "true"}, "unpinned": {"pinned": "false"}, "other": {"title": "pinned"}}
+
+
 def test_a_fork_has_its_own_copies(client: httpx2.Client, fake: FakeInference) -> None:
     conversation = created(client, metadata={"title": "t"})["id"]
     client.post("/v1/responses", json={"input": "one", "conversation": conversation})
