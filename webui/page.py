@@ -11,14 +11,18 @@ from typing import Any
 
 import gradio as gr
 
-from webui.actions import Actions
+from webui.actions import PageActions
 from webui.chat import Chat
+from webui.chat_actions import ChatActions
 from webui.client import GatewayClient
 from webui.layout import Parts, lay_out
+from webui.listing import Listing
+from webui.sidebar_actions import SidebarActions
 from webui.texts import DEFAULT_LANGUAGE
 
 # Gradio calls it threads; it is also the most events that run at once. Handlers are async, so no threads are used.
 MOST_TURNS_AT_ONCE = 200
+SHORT = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC"]
 MONO_FONTS = ["ui-monospace", "SFMono-Regular", "Consolas", "Liberation Mono", "monospace"]
 
@@ -27,7 +31,7 @@ def build_page(title: str, chat: Chat, client: GatewayClient) -> gr.Blocks:
     """The Blocks of the web UI."""
     with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, fill_width=True) as blocks:
         parts = lay_out(title, DEFAULT_LANGUAGE)
-        _wire(blocks, parts, Actions(parts, chat, client))
+        _wire(blocks, parts, chat, client)
     blocks.max_threads = MOST_TURNS_AT_ONCE
     blocks.queue(api_open=False, default_concurrency_limit=MOST_TURNS_AT_ONCE)
     return blocks
@@ -45,29 +49,40 @@ def styles() -> str:
     return Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
-def _wire(blocks: gr.Blocks, parts: Parts, actions: Actions) -> None:
-    everything = set(vars(parts).values())
-    short = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+def _wire(blocks: gr.Blocks, parts: Parts, chat: Chat, client: GatewayClient) -> None:
+    listing = Listing(parts, client)
+    chat_actions = ChatActions(parts, chat, listing)
+    _wire_chat(parts, chat_actions)
+    _wire_sidebar(parts, SidebarActions(parts, chat, listing, chat_actions))
+    page_actions = PageActions(parts, chat, client, listing, chat_actions)
+    polled = {parts.chat.status, parts.timer, parts.side.total_tokens}
+    parts.timer.tick(page_actions.poll, [parts.chat.status, parts.timer], polled, **SHORT)
+    blocks.load(page_actions.load, parts.current, parts.everything, **SHORT)
+
+
+def _wire_chat(parts: Parts, actions: ChatActions) -> None:
     streamed = {
-        "outputs": set(parts.chat),
+        "outputs": set(parts.turn),
         "show_progress": "hidden",
         "trigger_mode": "once",
         "api_visibility": "private",
+        "concurrency_id": "turns",
     }
+    column, options = parts.chat, parts.side.options
     gr.on(
-        [parts.message.submit, parts.send.click],
+        [column.message.submit, column.send.click],
         actions.send,
-        inputs=[parts.current, parts.message, *parts.options],
-        concurrency_id="turns",
+        inputs=[parts.current, column.message, *options],
         **streamed,
     )
-    parts.retry.click(actions.retry, inputs=[parts.current, *parts.options], concurrency_id="turns", **streamed)
-    parts.stop.click(actions.stop, None, set(parts.chat), **short)
-    parts.new_chat.click(actions.new_chat, None, everything, **short)
-    parts.conversations.input(actions.open, parts.conversations, everything, preprocess=False, **short)
-    parts.delete.click(actions.ask_delete, None, everything, **short)
-    parts.delete_no.click(actions.keep, None, everything, **short)
-    parts.delete_yes.click(actions.delete, parts.current, everything, **short)
-    polled = {parts.status, parts.timer, parts.total_tokens}
-    parts.timer.tick(actions.poll, [parts.status, parts.timer], polled, **short)
-    blocks.load(actions.load, parts.current, everything, **short)
+    column.retry.click(actions.retry, inputs=[parts.current, *options], **streamed)
+    column.stop.click(actions.stop, None, set(parts.turn), **SHORT)
+
+
+def _wire_sidebar(parts: Parts, actions: SidebarActions) -> None:
+    side, everything = parts.side, parts.everything
+    side.new_chat.click(actions.new_chat, None, everything, **SHORT)
+    side.conversations.input(actions.open, side.conversations, everything, preprocess=False, **SHORT)
+    side.delete.click(actions.ask_delete, None, everything, **SHORT)
+    side.delete_no.click(actions.keep, None, everything, **SHORT)
+    side.delete_yes.click(actions.delete, parts.current, everything, **SHORT)
