@@ -15,6 +15,7 @@ from webui.client import GatewayClient
 from webui.errors import GatewayError
 from webui.layout import Parts, labels
 from webui.listing import Listing
+from webui.settings_actions import SettingsActions
 from webui.view import View
 from webui.wire import Status
 
@@ -23,21 +24,29 @@ class PageActions:
     """Handlers of the page as a whole; shared by all people."""
 
     def __init__(
-        self, parts: Parts, chat: Chat, client: GatewayClient, listing: Listing, chat_actions: ChatActions
+        self,
+        parts: Parts,
+        chat: Chat,
+        client: GatewayClient,
+        listing: Listing,
+        chat_actions: ChatActions,
+        settings: SettingsActions,
     ) -> None:
         self._parts = parts
         self._chat = chat
         self._client = client
         self._listing = listing
         self._chat_actions = chat_actions
+        self._settings = settings
 
-    async def load(self, current: str, request: gr.Request) -> Updates:
-        """A page that was just opened: its language, the list, the conversation that was open last."""
+    async def load(self, current: str, kept: object, request: gr.Request) -> Updates:
+        """A page that was just opened: its language, its settings, the conversation that was open last."""
         language, person = asking(request)
         view = await self._chat.open(person, opened(current))
         if view.notice and view.notice.key == "not_found":
             view = View()  # nobody asked for it just now: another tab deleted it, or it was never theirs
         updates = merged(labels(self._parts, language), self._chat_actions.whole(view, language))
+        updates |= await self._settings.load(kept, person, language)
         updates |= await self._listing.updates(person, view.conversation_id, language)
         return merged(updates, await self.poll("", 0.0, request))
 
@@ -54,6 +63,4 @@ class PageActions:
         if line == shown:
             return updates
         updates[self._parts.chat.status] = gr.update(value=line)
-        if status.context_tokens:
-            updates[self._parts.side.total_tokens] = gr.update(maximum=status.context_tokens)
-        return updates
+        return updates | self._settings.learn(status)

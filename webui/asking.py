@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from starlette.requests import Request
 
 from webui.address import ADDRESS_HEADER
 from webui.identity import PERSON_HEADER, Person
@@ -15,7 +16,7 @@ NONE_OPEN = "none"  # BrowserState does not write empty values: "" would leave t
 Updates = dict[Any, Any]
 
 
-def asking(request: gr.Request) -> tuple[str, Person]:
+def asking(request: gr.Request | Request) -> tuple[str, Person]:
     """The language and the person of a request."""
     person = Person(request.headers[PERSON_HEADER], request.headers.get(ADDRESS_HEADER, ""))
     return language_of(request.headers.get("accept-language", "")), person

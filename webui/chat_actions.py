@@ -16,10 +16,10 @@ import gradio as gr
 from webui import render
 from webui.asking import NONE_OPEN, Updates, asking, opened, page_of
 from webui.chat import Chat
-from webui.client import Options
 from webui.identity import Person
 from webui.layout import Parts
 from webui.listing import Listing
+from webui.settings_actions import SettingsActions
 from webui.turn import StopSignal
 from webui.view import View
 
@@ -41,10 +41,11 @@ class Running:
 class ChatActions:
     """Handlers of the chat column; shared by all people."""
 
-    def __init__(self, parts: Parts, chat: Chat, listing: Listing) -> None:
+    def __init__(self, parts: Parts, chat: Chat, listing: Listing, settings: SettingsActions) -> None:
         self._parts = parts
         self._chat = chat
         self._listing = listing
+        self._settings = settings
         self._running: dict[str, Running] = {}
 
     async def stop(self, request: gr.Request) -> Updates:
@@ -56,19 +57,12 @@ class ChatActions:
         return {self._parts.chat.stop: gr.update()}
 
     async def send(
-        self,
-        current: str,
-        typed: str,
-        temperature: float,
-        top_p: float,
-        total_tokens: float,
-        instructions: str,
-        request: gr.Request,
+        self, request: gr.Request, current: str, typed: str, *settings: object
     ) -> AsyncGenerator[Updates, None]:
         """Sends what was typed and shows the answer as it comes."""
         running = self._begin(request)
-        options = Options(temperature, top_p, int(total_tokens), instructions)
-        turn = self._chat.send(running.person, opened(current), typed or "", options, running.stop)
+        options = self._settings.options(settings)
+        turn = self._chat.send(running.person, opened(current), str(typed or ""), options, running.stop)
         try:
             async with aclosing(self._shown(turn, running, opened(current))) as updates:
                 async for update in updates:
@@ -76,18 +70,10 @@ class ChatActions:
         finally:
             self._end(request, running)
 
-    async def retry(
-        self,
-        current: str,
-        temperature: float,
-        top_p: float,
-        total_tokens: float,
-        instructions: str,
-        request: gr.Request,
-    ) -> AsyncGenerator[Updates, None]:
+    async def retry(self, request: gr.Request, current: str, *settings: object) -> AsyncGenerator[Updates, None]:
         """Asks for another answer to the last message."""
         running = self._begin(request)
-        options = Options(temperature, top_p, int(total_tokens), instructions)
+        options = self._settings.options(settings)
         turn = self._chat.retry(running.person, opened(current), options, running.stop)
         try:
             async with aclosing(self._shown(turn, running, opened(current), keeps_typed=True)) as updates:
@@ -138,8 +124,6 @@ class ChatActions:
             self._parts.chat.send: gr.update(visible=not view.running),
             self._parts.chat.stop: gr.update(visible=view.running),
             self._parts.chat.retry: gr.update(visible=is_open and has_question and not view.refused_text),
-            self._parts.side.delete: gr.update(visible=is_open),
-            self._parts.side.confirm: gr.update(visible=False),
         }
 
     def _begin(self, request: gr.Request) -> Running:

@@ -7,7 +7,7 @@ leaves this module. Proxies of the environment are never followed: the gateway i
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -34,6 +34,18 @@ class Options:
     top_p: float = 0.7
     max_total_tokens: int = 2048
     instructions: str = ""
+    max_output_tokens: int | None = None
+    seed: int | None = None
+    model: str = ""  # the server's default
+
+    def as_body(self) -> dict[str, Any]:
+        """The fields of a request; what says nothing is left out."""
+        optional = ("instructions", "max_output_tokens", "seed", "model")
+        return {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_total_tokens": self.max_total_tokens,
+        } | {name: value for name in optional if (value := getattr(self, name)) not in (None, "")}
 
 
 class GatewayClient:
@@ -65,9 +77,18 @@ class GatewayClient:
         """State of the model."""
         return wire.parse_status(await self._call(person, "GET", "/v1/status"))
 
-    async def conversations(self, person: Person, *, limit: int = 50, after: str = "") -> wire.ConversationPage:
-        """A person's conversations, newest activity first."""
-        query = {"limit": str(limit)} | ({"after": after} if after else {})
+    async def models(self, person: Person) -> tuple[str, ...]:
+        """The ids of the models that are served."""
+        with _understood():
+            return wire.parse_models(await self._call(person, "GET", "/v1/models"))
+
+    async def conversations(
+        self, person: Person, *, limit: int = 50, after: str = "", q: str = "", pinned: bool | None = None
+    ) -> wire.ConversationPage:
+        """A person's conversations, newest activity first; with `q` those that have it in them; only (not) pinned."""
+        query = {"limit": str(limit)} | {name: value for name, value in (("after", after), ("q", q)) if value}
+        if pinned is not None:
+            query["pinned"] = str(pinned).lower()
         with _understood():
             return wire.parse_conversations(await self._call(person, "GET", "/v1/conversations", query=query))
 
@@ -76,6 +97,24 @@ class GatewayClient:
         body = {"metadata": {"title": title}}
         with _understood():
             return wire.parse_conversation(await self._call(person, "POST", "/v1/conversations", body=body))
+
+    async def conversation(self, person: Person, conversation_id: str) -> wire.Conversation:
+        """One conversation of a person's."""
+        with _understood():
+            return wire.parse_conversation(await self._call(person, "GET", _conversation(conversation_id)))
+
+    async def set_metadata(self, person: Person, conversation_id: str, metadata: Mapping[str, str]) -> None:
+        """Replaces a conversation's metadata."""
+        await self._call(person, "POST", _conversation(conversation_id), body={"metadata": dict(metadata)})
+
+    async def add_items(self, person: Person, conversation_id: str, items: Sequence[Mapping[str, Any]]) -> None:
+        """Adds messages (20 at most) to a conversation."""
+        await self._call(person, "POST", _conversation(conversation_id) + "/items", body={"items": list(items)})
+
+    async def export(self, person: Person, conversation_id: str, form: str) -> bytes:
+        """A conversation as a document: `md` to read, `json` to import again."""
+        path = _conversation(conversation_id) + "/export"
+        return (await self._answer(person, "GET", path, query={"format": form})).content
 
     async def delete_conversation(self, person: Person, conversation_id: str) -> None:
         """Deletes a conversation with all its messages."""
@@ -103,11 +142,8 @@ class GatewayClient:
             "input": text,
             "conversation": conversation_id,
             "stream": True,
-            "temperature": options.temperature,
-            "top_p": options.top_p,
-            "max_total_tokens": options.max_total_tokens,
             "truncation": "auto",
-        } | ({"instructions": options.instructions} if options.instructions else {})
+        } | options.as_body()
         headers = self._headers(person) | {"Accept": "text/event-stream"}
         with _translated():
             request = self._http.stream(
@@ -128,12 +164,24 @@ class GatewayClient:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> Mapping[str, Any]:
+        response = await self._answer(person, method, path, query=query, body=body)
+        with _understood():
+            return dict(response.json())
+
+    async def _answer(
+        self,
+        person: Person,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> httpx2.Response:
         with _translated():
             response = await self._http.request(method, path, params=query, json=body, headers=self._headers(person))
         if not response.is_success:
             raise _error_of(response)
-        with _understood():
-            return dict(response.json())
+        return response
 
     def _headers(self, person: Person) -> dict[str, str]:
         address = {"X-End-User-Address": person.address} if person.address else {}

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from webui.chat_column import ChatParts, chat_labels, lay_out_chat
+from webui.settings_panel import SettingsParts, lay_out_settings
 from webui.sidebar import SidebarParts, lay_out_sidebar, sidebar_labels
 
 STORAGE_KEY = "webui.conversation"
@@ -18,6 +19,7 @@ class Parts:
     """Every component that an action reads or changes."""
 
     side: SidebarParts
+    settings: SettingsParts
     chat: ChatParts
     current: Any
     timer: Any
@@ -30,13 +32,17 @@ class Parts:
     @property
     def everything(self) -> set[Any]:
         """All of them."""
-        return {*vars(self.side).values(), *vars(self.chat).values(), self.current, self.timer}
+        groups = (self.side, self.settings, self.chat)
+        return {*(part for group in groups for part in vars(group).values()), self.current, self.timer}
 
 
 def lay_out(title: str, language: str) -> Parts:
     """Builds the components inside the Blocks that is open."""
+    with gr.Sidebar(elem_id="sidebar", width=300, open=False) as sidebar:
+        side, settings = lay_out_sidebar(sidebar, language), lay_out_settings(language)
     return Parts(
-        side=lay_out_sidebar(language),
+        side=side,
+        settings=settings,
         chat=lay_out_chat(title, language),
         current=gr.BrowserState("", storage_key=STORAGE_KEY, secret=STORAGE_KEY),
         timer=gr.Timer(1.0),
@@ -44,5 +50,5 @@ def lay_out(title: str, language: str) -> Parts:
 
 
 def labels(parts: Parts, language: str) -> dict[Any, Any]:
-    """Updates that put the page into a language."""
+    """Updates that put the page into a language, but for the settings, whose choices are the person's."""
     return sidebar_labels(parts.side, language) | chat_labels(parts.chat, language)

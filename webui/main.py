@@ -13,6 +13,7 @@ from starlette.routing import Mount
 from webui.address import AddressMiddleware
 from webui.chat import Chat
 from webui.client import GatewayClient
+from webui.conversations import Conversations
 from webui.door import DoorMiddleware
 from webui.identity import IdentityMiddleware
 from webui.sessions import SessionMiddleware
@@ -33,9 +34,11 @@ def create_app(settings: Settings) -> Starlette:
     from fastapi import FastAPI
 
     from webui.page import build_page, styles, theme
+    from webui.sidebar_routes import SidebarRoutes, script_tag
 
     client = GatewayClient(settings)
     chat = Chat(client)
+    conversations = Conversations(client)
     inner = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
         build_page(settings.title, chat, client),
@@ -49,6 +52,7 @@ def create_app(settings: Settings) -> Starlette:
         pwa=False,
         theme=theme(),
         css=styles(),
+        head=script_tag(),
     )
 
     @asynccontextmanager
@@ -56,9 +60,10 @@ def create_app(settings: Settings) -> Starlette:
         async with client, inner.router.lifespan_context(inner):
             yield
             await chat.close()
+            await conversations.deletions.close()
 
     return Starlette(
-        routes=[Mount("/", inner)],
+        routes=[*SidebarRoutes(conversations).routes, Mount("/", inner)],
         middleware=[
             Middleware(DoorMiddleware, frame_ancestors=settings.frame_ancestors),
             Middleware(AddressMiddleware, trusted_hops=settings.trusted_proxy_hops),

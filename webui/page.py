@@ -17,6 +17,8 @@ from webui.chat_actions import ChatActions
 from webui.client import GatewayClient
 from webui.layout import Parts, lay_out
 from webui.listing import Listing
+from webui.settings_actions import SettingsActions
+from webui.settings_panel import SettingsParts
 from webui.sidebar_actions import SidebarActions
 from webui.texts import DEFAULT_LANGUAGE
 
@@ -50,14 +52,16 @@ def styles() -> str:
 
 
 def _wire(blocks: gr.Blocks, parts: Parts, chat: Chat, client: GatewayClient) -> None:
-    listing = Listing(parts, client)
-    chat_actions = ChatActions(parts, chat, listing)
+    listing = Listing(parts)
+    settings = SettingsActions(parts.settings, client)
+    chat_actions = ChatActions(parts, chat, listing, settings)
     _wire_chat(parts, chat_actions)
     _wire_sidebar(parts, SidebarActions(parts, chat, listing, chat_actions))
-    page_actions = PageActions(parts, chat, client, listing, chat_actions)
-    polled = {parts.chat.status, parts.timer, parts.side.total_tokens}
+    _wire_settings(parts.settings, settings)
+    page_actions = PageActions(parts, chat, client, listing, chat_actions, settings)
+    polled = {parts.chat.status, parts.timer, parts.settings.total_tokens}
     parts.timer.tick(page_actions.poll, [parts.chat.status, parts.timer], polled, **SHORT)
-    blocks.load(page_actions.load, parts.current, parts.everything, **SHORT)
+    blocks.load(page_actions.load, [parts.current, parts.settings.kept], parts.everything, **SHORT)
 
 
 def _wire_chat(parts: Parts, actions: ChatActions) -> None:
@@ -67,8 +71,9 @@ def _wire_chat(parts: Parts, actions: ChatActions) -> None:
         "trigger_mode": "once",
         "api_visibility": "private",
         "concurrency_id": "turns",
+        "preprocess": False,  # a page from before a restart may be out of bounds: that is put right, not refused
     }
-    column, options = parts.chat, parts.side.options
+    column, options = parts.chat, parts.settings.options
     gr.on(
         [column.message.submit, column.send.click],
         actions.send,
@@ -82,7 +87,15 @@ def _wire_chat(parts: Parts, actions: ChatActions) -> None:
 def _wire_sidebar(parts: Parts, actions: SidebarActions) -> None:
     side, everything = parts.side, parts.everything
     side.new_chat.click(actions.new_chat, None, everything, **SHORT)
-    side.conversations.input(actions.open, side.conversations, everything, preprocess=False, **SHORT)
-    side.delete.click(actions.ask_delete, None, everything, **SHORT)
-    side.delete_no.click(actions.keep, None, everything, **SHORT)
-    side.delete_yes.click(actions.delete, parts.current, everything, **SHORT)
+    side.chosen.change(actions.open, side.chosen, everything, trigger_mode="always_last", **SHORT)
+
+
+def _wire_settings(panel: SettingsParts, actions: SettingsActions) -> None:
+    changing: dict[str, Any] = SHORT | {"preprocess": False, "trigger_mode": "always_last"}
+    inputs, outputs = [panel.kept, *panel.options], set(vars(panel).values())
+    gr.on([part.input for part in panel.options], actions.keep, inputs, outputs, **changing)
+    chosen, named = [panel.kept, panel.preset, *panel.options], [panel.kept, panel.prompt_name, *panel.options]
+    panel.preset.input(actions.choose_preset, chosen, outputs, **changing)
+    gr.on([panel.save_prompt.click, panel.prompt_name.submit], actions.save_prompt, named, outputs, **changing)
+    panel.delete_prompt.click(actions.delete_prompt, chosen, outputs, **changing)
+    panel.reset.click(actions.reset, panel.kept, outputs, **changing)

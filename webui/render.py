@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import math
 import re
 import time
@@ -12,7 +13,7 @@ from typing import Any
 from webui.errors import GatewayError
 from webui.texts import TEXTS, say
 from webui.view import Notice, Shown
-from webui.wire import Conversation, Status
+from webui.wire import Status
 
 _NO_WAIT_GIVEN_S = 5
 _ALERTS = {"message_too_long"}  # notices that look like errors: the gateway's own refusal of a long message is one
@@ -40,9 +41,11 @@ def tags_as_text(text: str) -> str:
     return "".join([*shown, _TAG_START.sub(r"\<", text[end:])])
 
 
-def choices(conversations: Iterable[Conversation], language: str) -> list[tuple[str, str]]:
-    """Titles and ids for the list."""
-    return [(c.title or say(language, "untitled"), c.id) for c in conversations]
+def list_state_html(selected: str, language: str, *, token: int) -> str:
+    """For the sidebar's script: the open conversation, a number that changes with the list, and its words."""
+    words = {key: text for key, text in TEXTS[language].items() if key.startswith("list_")}
+    told = {"open": selected, "language": language, "token": str(token), "words": json.dumps(words, ensure_ascii=False)}
+    return "<div " + " ".join(f'data-{name}="{_escape(value)}"' for name, value in told.items()) + "></div>"
 
 
 def error_sentence(error: GatewayError, language: str, *, has_kept_text: bool = False) -> str:

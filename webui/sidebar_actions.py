@@ -1,14 +1,12 @@
-"""What the sidebar's buttons do: open, begin and delete conversations."""
+"""What choosing in the sidebar does: open and begin conversations. What needs no chat is in `sidebar_routes.py`."""
 
 from __future__ import annotations
 
 import gradio as gr
 
-from webui import render
-from webui.asking import Updates, asking, opened
+from webui.asking import Updates, asking
 from webui.chat import Chat
 from webui.chat_actions import ChatActions
-from webui.errors import GatewayError
 from webui.layout import Parts
 from webui.listing import Listing
 
@@ -27,27 +25,12 @@ class SidebarActions:
         return await self.open("", request)
 
     async def open(self, chosen: str, request: gr.Request) -> Updates:
-        """A conversation from the list."""
+        """A conversation from the list. Behind a `#` the script counts its choices, so that each one is a new value,
+        and says whether the sidebar stays open."""
         language, person = asking(request)
-        await self._chat_actions.leave_turn(request, chosen or "")
-        view = await self._chat.open(person, chosen or "")
+        conversation_id, _, how = str(chosen or "").partition("#")
+        await self._chat_actions.leave_turn(request, conversation_id)
+        view = await self._chat.open(person, conversation_id)
         updates = self._chat_actions.whole(view, language)
         updates |= await self._listing.updates(person, view.conversation_id, language)
-        return updates | {self._parts.side.sidebar: gr.update(open=False)}
-
-    async def ask_delete(self) -> Updates:
-        """Deleting is asked about first."""
-        return {self._parts.side.delete: gr.update(visible=False), self._parts.side.confirm: gr.update(visible=True)}
-
-    async def keep(self) -> Updates:
-        """Not deleted after all."""
-        return {self._parts.side.delete: gr.update(visible=True), self._parts.side.confirm: gr.update(visible=False)}
-
-    async def delete(self, current: str, request: gr.Request) -> Updates:
-        """Deletes the open conversation and shows an empty chat."""
-        language, person = asking(request)
-        try:
-            await self._chat.delete(person, opened(current))
-        except GatewayError as error:
-            return await self.keep() | {self._parts.chat.notice: render.notice_html(None, error, language)}
-        return await self.new_chat(request)
+        return updates if how.endswith("stay") else updates | {self._parts.side.sidebar: gr.update(open=False)}

@@ -31,10 +31,18 @@ class Status:
 
 @dataclass(frozen=True)
 class Conversation:
-    """One entry of a person's list."""
+    """One entry of a person's list.
+
+    Attributes:
+        updated_at: its last activity, Unix seconds.
+        match: the place that a search found, "" without one.
+    """
 
     id: str
     title: str
+    updated_at: float = field(default=0, compare=False)
+    metadata: Mapping[str, str] = field(default_factory=dict, compare=False)
+    match: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,9 +122,21 @@ def parse_status(body: Json) -> Status:
     )
 
 
+def parse_models(body: Json) -> tuple[str, ...]:
+    """The ids in the answer of `GET /v1/models`."""
+    return tuple(str(model["id"]) for model in body["data"])
+
+
 def parse_conversation(body: Json) -> Conversation:
     """One conversation object."""
-    return Conversation(id=str(body["id"]), title=str((body.get("metadata") or {}).get("title") or ""))
+    metadata = {str(name): str(value) for name, value in (body.get("metadata") or {}).items()}
+    return Conversation(
+        id=str(body["id"]),
+        title=metadata.get("title", ""),
+        updated_at=float(body.get("updated_at") or body.get("created_at") or 0),
+        metadata=metadata,
+        match=str(body.get("match") or ""),
+    )
 
 
 def parse_conversations(body: Json) -> ConversationPage:

@@ -29,7 +29,7 @@ class ChatPage:
         self.questions = page.locator("#chat [data-testid=user]")
         self.answers = page.locator("#chat [data-testid=bot]:not(:has(.mark))")
         self.marks = page.locator("#chat .mark")
-        self.conversations = page.locator("#conversations label")
+        self.conversations = page.locator("#list .open")
         self.new_chat = page.locator("#new-chat")
         self.toggle = page.locator("#sidebar .toggle-button")
 
@@ -80,6 +80,13 @@ class ChatPage:
     def conversation(self, title: str) -> Locator:
         """An entry of the list."""
         return self.conversations.filter(has_text=title)
+
+    def choose(self, title: str, what: str) -> ChatPage:
+        """One of the things that an entry's menu offers: rename, pin, md, json, delete; needs the sidebar in view."""
+        entry = self.page.locator("#list .entry").filter(has_text=title)
+        entry.locator(".more").click()
+        entry.locator(f".menu [data-do={what}]").click()
+        return self
 
     def hosts(self) -> set[str]:
         """Every host that the page asked for anything."""

@@ -28,20 +28,6 @@ def test_conversations_are_listed_newest_first_and_found_again(open_page: OpenPa
     expect(chat.questions).to_have_text(["First topic", "More of it"])
 
 
-def test_deleting_asks_first(gateway: FakeGateway, open_page: OpenPage) -> None:
-    chat = open_page().ask("Delete me").answered("Hello, this")
-    chat.page.click("#delete")
-    chat.page.click("#delete-no")
-    expect(chat.questions).to_have_text("Delete me")
-    chat.page.click("#delete")
-    chat.page.click("#delete-yes")
-    expect(chat.conversations).to_have_count(0)
-    expect(chat.questions).to_have_count(0)
-    assert gateway.state.conversations == {}
-    chat.open()
-    expect(chat.questions).to_have_count(0)
-
-
 def test_another_conversation_opens_while_an_answer_runs(gateway: FakeGateway, open_page: OpenPage) -> None:
     chat = open_page().ask("Short").answered("Hello, this")
     chat.new_chat.click()

@@ -68,6 +68,7 @@ class GatewayState:
     conversations: dict[str, Json] = field(default_factory=dict)
     requests: list[Json] = field(default_factory=list)
     left_at: list[float] = field(default_factory=list)
+    models: list[str] = field(default_factory=lambda: ["smollm2-135m-instruct"])
     broken: bool = False  # every call gets 503 history_unavailable
     counter: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -108,7 +109,13 @@ def create_app(state: GatewayState) -> Starlette:
         if request.method == "POST":
             body = await request.json()
             return JSONResponse(_public(_create(state, _user(request), body.get("metadata") or {}, [])))
+        query = request.query_params
+        state.requests[-1]["query"] = dict(query)
         mine = [c for c in state.conversations.values() if c["user"] == _user(request)]
+        if (pinned := query.get("pinned")) is not None:
+            mine = [c for c in mine if (c["metadata"].get("pinned") == "true") is (pinned == "true")]
+        if q := query.get("q", "").lower():
+            mine = [{**c, "match": _texts(c)} for c in mine if q in _texts(c).lower()]
         mine.sort(key=lambda c: c["touched"], reverse=True)
         return JSONResponse(_page([_public(c) for c in mine], request))
 
@@ -118,15 +125,37 @@ def create_app(state: GatewayState) -> Starlette:
         if (found := own(request)) is None:
             return error(404, "not_found", "no such conversation")
         if request.method == "DELETE":
+            if found["busy"]:
+                return error(409, "conversation_busy", "an answer is still being written")
             del state.conversations[found["id"]]
             return JSONResponse({"id": found["id"], "object": "conversation.deleted", "deleted": True})
+        if request.method == "POST":
+            found["metadata"] = (await request.json())["metadata"]
         return JSONResponse(_public(found))
+
+    async def export(request: Request) -> Response:
+        if (refused := guard(request)) is not None:
+            return refused
+        if (found := own(request)) is None:
+            return error(404, "not_found", "no such conversation")
+        if request.query_params.get("format") == "md":
+            return Response(f"# {found['metadata'].get('title')}\n\n{_texts(found)}\n", media_type="text/markdown")
+        whole = {"object": "conversation.export", "conversation": _public(found), "items": found["items"]}
+        return JSONResponse(whole)
+
+    async def models(request: Request) -> Response:
+        listed = [{"id": name, "object": "model"} for name in state.models]
+        return guard(request) or JSONResponse({"object": "list", "data": listed})
 
     async def items(request: Request) -> Response:
         if (refused := guard(request)) is not None:
             return refused
         if (found := own(request)) is None:
             return error(404, "not_found", "no such conversation")
+        if request.method == "POST":
+            added = [_added(state, item) for item in (await request.json())["items"]]
+            found["items"] += added
+            return JSONResponse({"object": "list", "data": added, "has_more": False})
         listed = found["items"][::-1] if request.query_params.get("order") == "desc" else found["items"]
         return JSONResponse(_page(listed, request))
 
@@ -160,8 +189,10 @@ def create_app(state: GatewayState) -> Starlette:
         routes=[
             Route("/v1/status", status),
             Route("/v1/conversations", conversations, methods=["GET", "POST"]),
-            Route("/v1/conversations/{id}", conversation, methods=["GET", "DELETE"]),
-            Route("/v1/conversations/{id}/items", items),
+            Route("/v1/models", models),
+            Route("/v1/conversations/{id}", conversation, methods=["GET", "POST", "DELETE"]),
+            Route("/v1/conversations/{id}/items", items, methods=["GET", "POST"]),
+            Route("/v1/conversations/{id}/export", export),
             Route("/v1/conversations/{id}/fork", fork, methods=["POST"]),
             Route("/v1/responses", responses, methods=["POST"]),
         ]
@@ -170,6 +201,7 @@ def create_app(state: GatewayState) -> Starlette:
 
 async def _answer(state: GatewayState, scenario: Scenario, conversation: Json, text: str) -> AsyncIterator[bytes]:
     conversation["touched"] = time.monotonic()
+    conversation["updated_at"] = time.time()
     conversation["busy"] = True
     conversation["items"].append(_item(state, "user", text, "completed"))
     answer = _item(state, "assistant", "", "in_progress")
@@ -226,7 +258,7 @@ def _create(state: GatewayState, user: str, metadata: Json, items: list[Json]) -
         "id": state.new_id("conv"),
         "object": "conversation",
         "created_at": int(time.time()),
-        "updated_at": int(time.time()),
+        "updated_at": time.time(),
         "metadata": metadata,
         "user": user,
         "items": items,
@@ -248,12 +280,25 @@ def _item(state: GatewayState, role: str, text: str, status: str) -> Json:
     }
 
 
+def _added(state: GatewayState, item: Json) -> Json:
+    if item.get("type", "message") != "message":
+        return {**item, "id": state.new_id("item")}
+    return _item(state, item["role"], item["content"], item.get("status", "completed"))
+
+
+def _texts(conversation: Json) -> str:
+    """Its title and everything said in it."""
+    said = (part["text"] for item in conversation["items"] for part in item.get("content", ()))
+    return " ".join([conversation["metadata"].get("title", ""), *said])
+
+
 def _user(request: Request) -> str:
     return request.headers.get("x-end-user", "")
 
 
 def _public(conversation: Json) -> Json:
-    return {name: conversation[name] for name in ("id", "object", "created_at", "updated_at", "metadata")}
+    shown = ("id", "object", "created_at", "updated_at", "metadata", "match")
+    return {name: conversation[name] for name in shown if name in conversation}
 
 
 def _page(entries: list[Json], request: Request) -> Json:

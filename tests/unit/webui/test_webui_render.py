@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import time
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from webui import render
 from webui.errors import GatewayError, GatewayUnreachable
 from webui.view import Notice, Shown
-from webui.wire import Conversation, Status
+from webui.wire import Status
 
 pytestmark = pytest.mark.unit
 
@@ -135,5 +137,10 @@ def test_the_status_line_is_escaped_and_carries_the_note_in_the_language() -> No
     assert "<progress" not in render.status_html(Status("ready", ready=True, done=1, total=2), "en")
 
 
-def test_untitled_conversations_have_a_name() -> None:
-    assert render.choices([Conversation("conv_1", "")], "zh") == [("无标题", "conv_1")]
+def test_what_the_list_is_told_is_one_line_and_escaped() -> None:
+    told = render.list_state_html('conv_"1<', "zh", token=7)
+    assert "\n" not in told
+    assert told.startswith('<div data-open="conv_&quot;1&lt;" data-language="zh" data-token="7" data-words="')
+    words = json.loads(html.unescape(told.split('data-words="')[1].split('"')[0]))
+    assert words["list_untitled"] == "无标题"
+    assert all(key.startswith("list_") for key in words)
