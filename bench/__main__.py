@@ -25,6 +25,7 @@ from bench import (
     plain,
     profile,
     relay,
+    webui,
 )
 from bench.processes import allow_many_files
 from bench.table import Options, Row, render
@@ -42,6 +43,7 @@ PARTS: dict[str, Callable[[Options], Awaitable[list[Row]]]] = {
     "memory": memory.measure,
     "model": model.measure,
     "convert": convert.measure,
+    "webui": webui.measure,
 }
 ON_DEMAND: dict[str, Callable[[Options], Awaitable[list[Row]]]] = {"profile": profile.measure}
 

@@ -73,7 +73,7 @@ def _entries(parsed: Any) -> list[Any]:
 def _item(entry: Any, number: int) -> Item | None:
     """What the gateway takes for an entry; None for a question or an instruction without a word."""
     kind = entry.get("type", "message") if isinstance(entry, dict) else None
-    if kind in _CALL_FIELDS:
+    if isinstance(kind, str) and kind in _CALL_FIELDS:
         return _call(entry, _CALL_FIELDS[kind], number)
     if kind != "message" or entry.get("role") not in _ROLES or entry.get("tool_calls"):
         raise ImportRefused("import_bad_message", n=number)

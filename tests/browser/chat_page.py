@@ -41,7 +41,7 @@ class ChatPage:
     def open(self) -> ChatPage:
         """Loads the page and waits until it has loaded its own state."""
         self.page.goto(self.url)
-        expect(self.status.locator("[data-stage]")).to_be_visible(timeout=20_000)
+        expect(self.status.locator("[data-stage]")).to_be_visible()
         return self
 
     def limit_tokens(self, count: int) -> ChatPage:
