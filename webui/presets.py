@@ -52,6 +52,7 @@ PRESETS: dict[str, dict[str, str]] = {
         ),
     },
 }
+CUSTOM = "custom"  # the key of a text that is not saved
 OWN = "own:"  # before the name of a prompt that a person saved, so that it is no preset's key
 
 
@@ -64,12 +65,12 @@ def prompt_of(key: object, own: Mapping[str, str], language: str) -> str:
     return PRESETS[language].get(key, "")
 
 
-def key_of(text: str, own: Mapping[str, str]) -> str | None:
-    """Under which key a text is known, in either language; "" for no text, None for one that is not saved."""
+def key_of(text: str, own: Mapping[str, str]) -> str:
+    """Under which key a text is known, in either language; "" for no text."""
     if not text:
         return ""
     for presets in PRESETS.values():
         for key, preset in presets.items():
             if text == preset:
                 return key
-    return next((OWN + name for name, saved in own.items() if text == saved), None)
+    return next((OWN + name for name, saved in own.items() if text == saved), CUSTOM)

@@ -16,7 +16,7 @@ from webui.client import GatewayClient, Options
 from webui.errors import GatewayError
 from webui.identity import Person
 from webui.preferences import Bounds, Preferences, as_kept, options_of, preferences_of, with_prompt
-from webui.presets import OWN, key_of, prompt_of
+from webui.presets import CUSTOM, OWN, key_of, prompt_of
 from webui.settings_panel import SettingsParts, settings_labels
 from webui.wire import Status
 
@@ -69,7 +69,7 @@ class SettingsActions:
         """A preset becomes the system prompt."""
         language, _ = asking(request)
         preferences = self._preferences(kept, values)
-        text = prompt_of(key, preferences.prompts, language)
+        text = preferences.options.instructions if key == CUSTOM else prompt_of(key, preferences.prompts, language)
         preferences = replace(preferences, options=replace(preferences.options, instructions=text))
         updates = self._kept(preferences) | self._preset(preferences)
         return updates | {self._parts.instructions: gr.update(value=text)}
@@ -105,8 +105,8 @@ class SettingsActions:
 
     def _preset(self, preferences: Preferences) -> Updates:
         key = key_of(preferences.options.instructions, preferences.prompts)
-        is_own = key is not None and key.startswith(OWN)
-        return {self._parts.preset: gr.update(value=key), self._parts.delete_prompt: gr.update(visible=is_own)}
+        delete = gr.update(visible=key.startswith(OWN))
+        return {self._parts.preset: gr.update(value=key), self._parts.delete_prompt: delete}
 
     def _shown(self, preferences: Preferences) -> Updates:
         values = self._values(preferences.options)

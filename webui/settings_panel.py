@@ -18,7 +18,7 @@ from webui.preferences import (
     MOST_TEMPERATURE,
     Bounds,
 )
-from webui.presets import OWN, PRESETS
+from webui.presets import CUSTOM, OWN, PRESETS
 from webui.texts import say
 
 STORAGE_KEY = "webui.preferences"
@@ -103,9 +103,10 @@ def settings_labels(parts: SettingsParts, language: str, prompts: Mapping[str, s
 
 
 def _presets(language: str, own: Mapping[str, str]) -> list[tuple[str, str]]:
-    """What can be chosen: none, ours, the person's own."""
+    """What can be chosen: none, a text of one's own, ours, those that the person saved."""
     ours = [(say(language, f"preset_{key}"), key) for key in PRESETS[language]]
-    return [(say(language, "preset_none"), ""), *ours, *((name, OWN + name) for name in own)]
+    always = [(say(language, "preset_none"), ""), (say(language, "preset_custom"), CUSTOM)]
+    return [*always, *ours, *((name, OWN + name) for name in own)]
 
 
 def _own_prompt() -> dict[str, Any]:

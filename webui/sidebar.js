@@ -30,11 +30,17 @@
     return { year: at.getFullYear(), month: at.getMonth() };
   }
 
+  const months = new Map(); // making a date format takes longer than drawing an entry
+
   function groupTitle(group, now) {
     if (typeof group === "string") return told.words["list_" + group];
-    const form = group.year === now.getFullYear() ? { month: "long" } : { month: "long", year: "numeric" };
-    const locale = told.language === "zh" ? "zh-CN" : told.language;
-    return new Intl.DateTimeFormat(locale, form).format(new Date(group.year, group.month));
+    const isThisYear = group.year === now.getFullYear(), key = [told.language, isThisYear, group.year, group.month].join();
+    if (!months.has(key)) {
+      const form = isThisYear ? { month: "long" } : { month: "long", year: "numeric" };
+      const locale = told.language === "zh" ? "zh-CN" : told.language;
+      months.set(key, new Intl.DateTimeFormat(locale, form).format(new Date(group.year, group.month)));
+    }
+    return months.get(key);
   }
 
   // --- asking

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import urllib.parse
+from contextlib import suppress
 
-from playwright.sync_api import Error, Locator, Page, expect
+from playwright.sync_api import Error, Locator, Page, TimeoutError, expect
 
 
 class ChatPage:
@@ -39,10 +40,18 @@ class ChatPage:
             self.problems.append(str(error))
 
     def open(self) -> ChatPage:
-        """Loads the page and waits until it has loaded its own state."""
-        self.page.goto(self.url)
-        expect(self.status.locator("[data-stage]")).to_be_visible()
-        return self
+        """Loads the page and waits until it has loaded its own state.
+
+        Chromium drops what it is loading (ERR_NETWORK_CHANGED) when a network of the machine comes or goes, as with
+        containers of other tests: a person would load the page again, too.
+        """
+        for _ in range(3):
+            self.page.goto(self.url)
+            with suppress(TimeoutError):
+                self.status.locator("[data-stage]").wait_for(timeout=20_000)
+                return self
+            self.problems = [problem for problem in self.problems if "ERR_NETWORK_CHANGED" not in problem]
+        raise AssertionError("the page does not load")
 
     def limit_tokens(self, count: int) -> ChatPage:
         """Sets how many tokens prompt and answer may have together; needs the sidebar in view."""

@@ -133,7 +133,7 @@ def test_ones_own_prompts_are_found_by_their_key() -> None:
     assert prompt_of("own:teacher", own, "en") == "my teacher"
     assert prompt_of("teacher", own, "en") == PRESETS["en"]["teacher"]
     assert key_of("my teacher", own) == "own:teacher"
-    assert key_of("something else", own) is None
+    assert key_of("something else", own) == "custom"
     assert key_of("", own) == ""
     for unknown in ("own:gone", "gone", None, 3, []):
         assert prompt_of(unknown, own, "en") == ""
