@@ -93,8 +93,9 @@ def _wire_sidebar(parts: Parts, actions: SidebarActions) -> None:
 def _wire_settings(panel: SettingsParts, actions: SettingsActions) -> None:
     changing: dict[str, Any] = SHORT | {"preprocess": False, "trigger_mode": "always_last"}
     inputs, outputs = [panel.kept, *panel.options], set(vars(panel).values())
-    # A text box says nothing of the first input after it was filled for somebody, as by a preset; that may be a paste.
-    typed = [part.input if part is not panel.instructions else part.change for part in panel.options]
+    # A text box says nothing of the first input after it was filled for somebody, as by a preset: its blur counts, too.
+    # (Its `change` comes while other components still have their old values.)
+    typed = [*(part.input for part in panel.options), panel.instructions.blur]
     gr.on(typed, actions.keep, inputs, outputs, **changing)
     chosen, named = [panel.kept, panel.preset, *panel.options], [panel.kept, panel.prompt_name, *panel.options]
     panel.preset.input(actions.choose_preset, chosen, outputs, **changing)
