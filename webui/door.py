@@ -22,6 +22,7 @@ _PAGE_PATHS = re.compile(
   | /gradio_api/heartbeat/[A-Za-z0-9]+
   | /gradio_api/queue/(join|data)                      # answers, streamed
   | /gradio_api/run/predict                            # everything short
+  | /webui/chat\.js
     """,
     re.VERBOSE,
 )

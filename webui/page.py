@@ -61,22 +61,27 @@ def _wire(blocks: gr.Blocks, parts: Parts, chat: Chat, client: GatewayClient) ->
 
 
 def _wire_chat(parts: Parts, actions: ChatActions) -> None:
-    streamed = {
-        "outputs": set(parts.turn),
-        "show_progress": "hidden",
-        "trigger_mode": "once",
-        "api_visibility": "private",
-        "concurrency_id": "turns",
-    }
-    column, options = parts.chat, parts.side.options
-    gr.on(
-        [column.message.submit, column.send.click],
-        actions.send,
-        inputs=[parts.current, column.message, *options],
-        **streamed,
+    column, options, turn = parts.chat, parts.side.options, set(parts.turn)
+    once = {**SHORT, "trigger_mode": "once"}
+    sent = [column.message.submit, column.send.click]
+    gr.on(sent, actions.send, inputs=[parts.current, column.message, *options], outputs=turn, **once)
+    column.retry.click(actions.retry, [parts.current, *options], turn, **once)
+    column.go_on.click(actions.go_on, [parts.current, *options], turn, **once)
+    column.chatbot.edit(actions.edit, [parts.current, column.reach, *options], turn, **once)
+    column.chatbot.like(actions.rate, [parts.current, column.reach], turn, **SHORT)
+    column.older.click(actions.older, [parts.current, column.reach], turn, **once)
+    column.earlier.click(actions.earlier, parts.current, turn, **once)
+    column.stop.click(actions.stop, parts.current, turn, **SHORT)
+    watching = column.watched.change(
+        actions.watch,
+        column.watched,
+        column.chatbot,
+        show_progress="hidden",
+        trigger_mode="multiple",
+        api_visibility="private",
+        concurrency_id="turns",
     )
-    column.retry.click(actions.retry, inputs=[parts.current, *options], **streamed)
-    column.stop.click(actions.stop, None, set(parts.turn), **SHORT)
+    watching.then(actions.settle, column.message, turn, **SHORT)
 
 
 def _wire_sidebar(parts: Parts, actions: SidebarActions) -> None:

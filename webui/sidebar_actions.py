@@ -29,7 +29,7 @@ class SidebarActions:
     async def open(self, chosen: str, request: gr.Request) -> Updates:
         """A conversation from the list."""
         language, person = asking(request)
-        await self._chat_actions.leave_turn(request, chosen or "")
+        await self._chat_actions.leave(request)
         view = await self._chat.open(person, chosen or "")
         updates = self._chat_actions.whole(view, language)
         updates |= await self._listing.updates(person, view.conversation_id, language)
