@@ -42,13 +42,14 @@ class PageActions:
     async def load(self, current: str, kept: object, request: gr.Request) -> Updates:
         """A page that was just opened: its language, its settings, the conversation that was open last."""
         language, person = asking(request)
+        polled = await self.poll("", 0.0, request)
         view = await self._chat.open(person, opened(current))
         if view.notice and view.notice.key == "not_found":
             view = View()  # nobody asked for it just now: another tab deleted it, or it was never theirs
         updates = merged(labels(self._parts, language), self._chat_actions.whole(view, language))
         updates |= await self._settings.load(kept, person, language)
         updates |= await self._listing.updates(person, view.conversation_id, language)
-        return merged(updates, await self.poll("", 0.0, request))
+        return merged(polled, updates)
 
     async def poll(self, shown: str, pace_s: float, request: gr.Request) -> Updates:
         """The status line; asked for often while the model is not ready, rarely after."""
@@ -57,8 +58,9 @@ class PageActions:
             status = await self._client.status(person)
         except GatewayError:
             status = Status(stage="connecting")
+        self._chat_actions.context_tokens = status.context_tokens or self._chat_actions.context_tokens
         line = render.status_html(status, language)
-        wanted_s = POLL_READY_S if status.ready else POLL_WAITING_S
+        wanted_s = POLL_READY_S if status.ready and not status.waiting else POLL_WAITING_S
         updates = {self._parts.timer: gr.update() if wanted_s == pace_s else gr.update(value=wanted_s)}
         if line == shown:
             return updates

@@ -22,17 +22,23 @@ class ChatParts:
     """Every component of the chat column that an action reads or changes."""
 
     status: Any
+    older: Any
     chatbot: Any
     notice: Any
+    retry: Any
+    go_on: Any
+    earlier: Any
+    meter: Any
     message: Any
     send: Any
     stop: Any
-    retry: Any
+    watched: Any
+    reach: Any
 
     @property
     def turn(self) -> list[Any]:
         """What a turn changes here."""
-        return [self.chatbot, self.notice, self.message, self.send, self.stop, self.retry]
+        return [part for name, part in vars(self).items() if name != "status"]
 
 
 def lay_out_chat(title: str, language: str) -> ChatParts:
@@ -41,6 +47,7 @@ def lay_out_chat(title: str, language: str) -> ChatParts:
         with gr.Row(elem_id="head"):
             gr.Markdown(f"# {title}", elem_id="title")
             status = _own_html("status")
+        older = gr.Button(say(language, "load_earlier"), elem_id="older", size="sm", visible=False)
         chatbot = gr.Chatbot(
             elem_id="chat",
             label=say(language, "chat"),
@@ -50,11 +57,18 @@ def lay_out_chat(title: str, language: str) -> ChatParts:
             layout="bubble",
             buttons=["copy"],
             latex_delimiters=LATEX_DELIMITERS,
-            feedback_options=None,
+            editable="user",
+            feedback_options=("Like", "Dislike"),
+            feedback_value=[],
             group_consecutive_messages=False,
             placeholder=say(language, "empty_chat"),
         )
         notice = _own_html("notice")
+        with gr.Row(elem_id="under"):
+            retry = gr.Button(say(language, "retry"), elem_id="retry", size="sm", visible=False)
+            go_on = gr.Button(say(language, "go_on"), elem_id="go-on", size="sm", visible=False)
+            earlier = gr.Button(say(language, "earlier_version"), elem_id="earlier", size="sm", visible=False)
+            meter = _own_html("meter")
         with gr.Row(elem_id="composer"):
             message = gr.Textbox(
                 label=say(language, "message"),
@@ -67,12 +81,27 @@ def lay_out_chat(title: str, language: str) -> ChatParts:
                 autofocus=True,
                 scale=1,
             )
-            retry = gr.Button(say(language, "retry"), elem_id="retry", visible=False, scale=0, min_width=72)
             stop = gr.Button(
                 say(language, "stop"), elem_id="stop", variant="stop", visible=False, scale=0, min_width=72
             )
             send = gr.Button(say(language, "send"), elem_id="send", variant="primary", scale=0, min_width=72)
-    return ChatParts(status=status, chatbot=chatbot, notice=notice, message=message, send=send, stop=stop, retry=retry)
+        # Hidden, not absent: a change of its value is what makes the page watch.
+        watched = gr.Textbox("", elem_id="watched", visible="hidden")
+    return ChatParts(
+        status=status,
+        older=older,
+        chatbot=chatbot,
+        notice=notice,
+        retry=retry,
+        go_on=go_on,
+        earlier=earlier,
+        meter=meter,
+        message=message,
+        send=send,
+        stop=stop,
+        watched=watched,
+        reach=gr.State(0),
+    )
 
 
 def chat_labels(parts: ChatParts, language: str) -> dict[Any, Any]:
@@ -82,7 +111,10 @@ def chat_labels(parts: ChatParts, language: str) -> dict[Any, Any]:
         parts.message: gr.update(label=say(language, "message"), placeholder=say(language, "message_placeholder")),
         parts.send: gr.update(value=say(language, "send")),
         parts.stop: gr.update(value=say(language, "stop")),
+        parts.older: gr.update(value=say(language, "load_earlier")),
         parts.retry: gr.update(value=say(language, "retry")),
+        parts.go_on: gr.update(value=say(language, "go_on")),
+        parts.earlier: gr.update(value=say(language, "earlier_version")),
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import quote
@@ -19,11 +19,15 @@ from webui import wire
 from webui.errors import ConnectionLost, GatewayError, GatewayUnreachable
 from webui.identity import Person
 from webui.settings import Settings
-from webui.sse import SseDecoder
+from webui.sse import COMMENT, SseDecoder
 
 # Every exception class of the library; tests/unit/webui/test_client.py walks its tree to prove it.
 _LIBRARY_ERRORS = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, httpx2.CookieConflict)
+_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.InvalidURL)
 _WRONG_SHAPE = (ValueError, KeyError, TypeError, AttributeError)
+
+Stream = AbstractAsyncContextManager[AsyncIterator[wire.Told]]
+"""A context in which the events of one answer come. Leaving it closes the connection."""
 
 
 @dataclass(frozen=True)
@@ -126,28 +130,56 @@ class GatewayClient:
         with _understood():
             return wire.parse_conversation(await self._call(person, "POST", path, body={"after": after}))
 
-    async def items(self, person: Person, conversation_id: str, *, limit: int = 100) -> wire.ItemPage:
-        """The newest messages of a conversation, in reading order."""
-        query = {"limit": str(limit), "order": "desc"}
+    async def items(self, person: Person, conversation_id: str, *, limit: int = 100, after: str = "") -> wire.ItemPage:
+        """The newest messages of a conversation before `after`, in reading order, with what is known of answers."""
+        query = {"limit": str(limit), "order": "desc", "include[]": "response"} | ({"after": after} if after else {})
         with _understood():
             body = await self._call(person, "GET", _conversation(conversation_id) + "/items", query=query)
             return wire.parse_items_newest_first(body)
 
-    @asynccontextmanager
-    async def respond(
-        self, person: Person, conversation_id: str, text: str, options: Options
-    ) -> AsyncIterator[AsyncIterator[wire.ResponseEvent]]:
-        """Sends one message; inside the context the answer's events come. Leaving it closes the connection: stop."""
+    def respond(self, person: Person, conversation_id: str, text: str, options: Options) -> Stream:
+        """Sends one message; inside the context the events of its answer come, which runs on when it is left."""
         body = {
             "input": text,
             "conversation": conversation_id,
+            "background": True,
             "stream": True,
             "truncation": "auto",
         } | options.as_body()
+        return self._stream(person, "POST", "/v1/responses", body=body)
+
+    def go_on(self, person: Person, response_id: str, max_total_tokens: int) -> Stream:
+        """Lets a cut answer go on; its events begin with the text that there was."""
+        body = {"background": True, "stream": True, "max_total_tokens": max_total_tokens}
+        return self._stream(person, "POST", _response(response_id) + "/continue", body=body)
+
+    def watch(self, person: Person, response_id: str, after: int | None) -> Stream:
+        """The events of an answer, running or ended; those after the number `after` when one is given."""
+        query = {"stream": "true"} | ({} if after is None else {"starting_after": str(after)})
+        return self._stream(person, "GET", _response(response_id), query=query)
+
+    async def cancel(self, person: Person, response_id: str) -> None:
+        """Ends an answer; what there is of it stays."""
+        await self._call(person, "POST", _response(response_id) + "/cancel")
+
+    async def rate(self, person: Person, response_id: str, rating: str | None) -> None:
+        """Keeps what a person thinks of an answer: up, down, or None, which takes it back."""
+        await self._call(person, "POST", _response(response_id) + "/feedback", body={"rating": rating})
+
+    @asynccontextmanager
+    async def _stream(
+        self,
+        person: Person,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> AsyncIterator[AsyncIterator[wire.Told]]:
         headers = self._headers(person) | {"Accept": "text/event-stream"}
         with _translated():
             request = self._http.stream(
-                "POST", "/v1/responses", json=body, headers=headers, timeout=self._stream_timeout
+                method, path, params=query, json=body, headers=headers, timeout=self._stream_timeout
             )
             async with request as response:
                 if response.status_code != 200:
@@ -188,28 +220,34 @@ class GatewayClient:
         return {"Authorization": f"Bearer {self._settings.read_api_key()}", "X-End-User": person.id} | address
 
 
+def _response(response_id: str) -> str:
+    return "/v1/responses/" + quote(response_id, safe="")
+
+
 def _conversation(conversation_id: str) -> str:
     return "/v1/conversations/" + quote(conversation_id, safe="")
 
 
-async def _events(response: httpx2.Response) -> AsyncIterator[wire.ResponseEvent]:
+async def _events(response: httpx2.Response) -> AsyncIterator[wire.Told]:
     decoder = SseDecoder()
     try:
         async for portion in response.aiter_raw():
             for sse in decoder.feed(portion):
-                event = _parse(sse.name, sse.data)
-                if event is not None:
-                    yield event
-                if isinstance(event, wire.Finished | wire.Failed):
+                told = _parse(sse.name, sse.data)
+                yield told
+                if isinstance(told.event, wire.Finished | wire.Failed):
                     return
     except _LIBRARY_ERRORS as error:
         raise ConnectionLost(f"the answer's stream broke: {error!r}") from error
     raise ConnectionLost("the answer's stream ended without its closing event")
 
 
-def _parse(name: str, data: str) -> wire.ResponseEvent | None:
+def _parse(name: str, data: str) -> wire.Told:
+    if name == COMMENT:
+        return wire.Told(None, wire.parse_comment(data))
     try:
-        return wire.parse_event(name, json.loads(data))
+        body = json.loads(data)
+        return wire.Told(body.get("sequence_number"), wire.parse_event(name, body))
     except _WRONG_SHAPE as error:
         raise ConnectionLost(f"the event {name!r} was not understood: {error!r}") from error
 
@@ -218,6 +256,8 @@ def _parse(name: str, data: str) -> wire.ResponseEvent | None:
 def _translated() -> Iterator[None]:
     try:
         yield
+    except _NOT_SENT as error:
+        raise GatewayUnreachable(f"no connection to the gateway: {error!r}", was_sent=False) from error
     except _LIBRARY_ERRORS as error:
         raise GatewayUnreachable(f"no answer from the gateway: {error!r}") from error
 

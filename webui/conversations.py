@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from webui import wire
 from webui.chat import title_of
 from webui.client import GatewayClient
-from webui.deletions import Deletions, is_marked
+from webui.deletions import Deletions, Stop, is_marked
 from webui.errors import GatewayError
 from webui.identity import Person
 from webui.importing import Imported, Item
@@ -35,9 +35,9 @@ class ListPage:
 class Conversations:
     """The operations of the sidebar, for any person. Every method may raise GatewayError."""
 
-    def __init__(self, client: GatewayClient) -> None:
+    def __init__(self, client: GatewayClient, stop: Stop | None = None) -> None:
         self._client = client
-        self.deletions = Deletions(client)
+        self.deletions = Deletions(client, stop)
 
     async def page(self, person: Person, *, after: str = "", q: str = "", limit: int = PAGE) -> ListPage:
         """One page of the list, or of what a search finds."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from webui import wire
@@ -23,17 +23,30 @@ from webui.identity import Person
 
 UNDO_S = 10.0
 _MARK = "deleted"
-_BUSY_TRIES, _BUSY_PAUSE_S = 30, 2.0  # an answer that still runs there is waited for, for a minute
+_BUSY_TRIES, _BUSY_PAUSE_S = 120, 0.5  # an answer that runs on in spite of a stop is waited for, for a minute
 _LOOKED_AT = 20  # the newest messages: one of them is the person's last
 
 
+Stop = Callable[[Person, str], Awaitable[object]]
+"""Ends the answer that runs in a conversation."""
+
+
 class Deletions:
-    """Conversations that wait for their deletion; `close` deletes them without waiting any longer."""
+    """Conversations that wait for their deletion; `close` deletes them without waiting any longer.
+
+    An answer that runs there goes on, for it may be had back, until the time has come.
+    """
 
     def __init__(
-        self, client: GatewayClient, *, undo_s: float = UNDO_S, clock: Callable[[], float] = time.time
+        self,
+        client: GatewayClient,
+        stop: Stop | None = None,
+        *,
+        undo_s: float = UNDO_S,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
+        self._stop = stop
         self._undo_s = undo_s
         self._clock = clock
         self._waiting: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -94,6 +107,8 @@ class Deletions:
             await self._client.delete_conversation(person, conversation_id)
         except GatewayError as error:
             if error.code == "conversation_busy":
+                if self._stop is not None:
+                    await self._stop(person, conversation_id)
                 return False
             raise
         return True

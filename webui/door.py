@@ -22,7 +22,7 @@ _PAGE_PATHS = re.compile(
   | /gradio_api/heartbeat/[A-Za-z0-9]+
   | /gradio_api/queue/(join|data)                      # answers, streamed
   | /gradio_api/run/predict                            # everything short
-  | /webui/sidebar\.js
+  | /webui/(chat|sidebar)\.js
   | /webui/conversations(/[A-Za-z0-9_-]{1,128}(/(delete|undelete|export))?)?
     """,
     re.VERBOSE,

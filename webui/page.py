@@ -65,23 +65,29 @@ def _wire(blocks: gr.Blocks, parts: Parts, chat: Chat, client: GatewayClient) ->
 
 
 def _wire_chat(parts: Parts, actions: ChatActions) -> None:
-    streamed = {
-        "outputs": set(parts.turn),
-        "show_progress": "hidden",
-        "trigger_mode": "once",
-        "api_visibility": "private",
-        "concurrency_id": "turns",
-        "preprocess": False,  # a page from before a restart may be out of bounds: that is put right, not refused
-    }
-    column, options = parts.chat, parts.settings.options
-    gr.on(
-        [column.message.submit, column.send.click],
-        actions.send,
-        inputs=[parts.current, column.message, *options],
-        **streamed,
+    column, options, turn = parts.chat, parts.settings.options, set(parts.turn)
+    once = {**SHORT, "trigger_mode": "once"}
+    # A page from before a restart may have settings out of bounds: that is put right, not refused.
+    asking: dict[str, Any] = {**once, "preprocess": False}
+    sent = [column.message.submit, column.send.click]
+    gr.on(sent, actions.send, inputs=[parts.current, column.message, *options], outputs=turn, **asking)
+    column.retry.click(actions.retry, [parts.current, *options], turn, **asking)
+    column.go_on.click(actions.go_on, [parts.current, *options], turn, **asking)
+    column.chatbot.edit(actions.edit, [parts.current, column.reach, *options], turn, **asking)
+    column.chatbot.like(actions.rate, [parts.current, column.reach], turn, **SHORT)
+    column.older.click(actions.older, [parts.current, column.reach], turn, **once)
+    column.earlier.click(actions.earlier, parts.current, turn, **once)
+    column.stop.click(actions.stop, parts.current, turn, **SHORT)
+    watching = column.watched.change(
+        actions.watch,
+        column.watched,
+        column.chatbot,
+        show_progress="hidden",
+        trigger_mode="multiple",
+        api_visibility="private",
+        concurrency_id="turns",
     )
-    column.retry.click(actions.retry, inputs=[parts.current, *options], **streamed)
-    column.stop.click(actions.stop, None, set(parts.turn), **SHORT)
+    watching.then(actions.settle, column.message, turn, **SHORT)
 
 
 def _wire_sidebar(parts: Parts, actions: SidebarActions) -> None:

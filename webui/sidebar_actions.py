@@ -29,7 +29,7 @@ class SidebarActions:
         and says whether the sidebar stays open."""
         language, person = asking(request)
         conversation_id, _, how = str(chosen or "").partition("#")
-        await self._chat_actions.leave_turn(request, conversation_id)
+        await self._chat_actions.leave(request)
         view = await self._chat.open(person, conversation_id)
         updates = self._chat_actions.whole(view, language)
         updates |= await self._listing.updates(person, view.conversation_id, language)

@@ -1,4 +1,4 @@
-"""What the sidebar's script (`sidebar.js`) asks of us: the list, names, pins, deletions, exports, imports; and itself.
+"""What the sidebar's script (`sidebar.js`) asks of us: the list, names, pins, deletions, exports, imports.
 
 Who asks is who `identity.py` says; whose a conversation is the gateway says. Whatever changes something must be JSON:
 no page of another site can send that with a person's cookie without being asked for its permission first.
@@ -6,10 +6,8 @@ no page of another site can send that with a person's cookie without being asked
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -27,18 +25,11 @@ from webui.importing import LARGEST_FILE_BYTES, ImportRefused, parse_import
 from webui.render import error_sentence
 from webui.texts import TEXTS, say
 
-SCRIPT = Path(__file__).with_name("sidebar.js")
 _TYPES = {"md": "text/markdown; charset=utf-8", "json": "application/json"}
 _STATUS = {"not_found": 404, "rate_limit_exceeded": 429, "conversation_busy": 409}
 _LONGEST_SEARCH = 200
 
 Answer = Callable[[Request, Person, str], Awaitable[Response]]
-
-
-def script_tag() -> str:
-    """What loads the script; its name changes with its content, so that browsers may keep it."""
-    version = hashlib.sha256(SCRIPT.read_bytes()).hexdigest()[:12]
-    return f'<script src="webui/sidebar.js?{version}" defer></script>'
 
 
 class SidebarRoutes:
@@ -51,7 +42,6 @@ class SidebarRoutes:
     def routes(self) -> list[Route]:
         one = "/webui/conversations/{id:str}"
         return [
-            Route("/webui/sidebar.js", _script),
             Route("/webui/conversations", _told(self._list)),
             Route("/webui/conversations", _told(_changing(self._import)), methods=["POST"]),
             Route(one, _told(_changing(self._change)), methods=["POST"]),
@@ -133,11 +123,6 @@ def _changing(answer: Answer) -> Answer:
             return refusal(400, "invalid_request", "The body must be JSON.")
 
     return only_json
-
-
-async def _script(request: Request) -> Response:
-    headers = {"cache-control": "public, max-age=31536000, immutable"}
-    return Response(SCRIPT.read_bytes(), media_type="text/javascript", headers=headers)
 
 
 async def _bounded_body(request: Request) -> bytes:

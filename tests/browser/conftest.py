@@ -124,6 +124,7 @@ def start_webui(gateway_url: str, data_dir: Path, port: int = 0) -> Iterator[Web
         "WEBUI_GATEWAY_URL": gateway_url,
         "WEBUI_API_KEY": KEY,
         "DATA_DIR": str(data_dir),
+        "WEBUI_GONE_TIMEOUT_S": "3",
         "AUDIT_LOG": str(audit_log),
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "browser" / "audit")]),
     }

@@ -38,7 +38,7 @@ def test_another_conversation_opens_while_an_answer_runs(gateway: FakeGateway, o
     chat.conversation("Short").click()
     expect(chat.questions).to_have_text("Short")
     expect(chat.send).to_be_visible()
-    assert within(5, lambda: bool(gateway.state.left_at))
+    assert within(5, lambda: bool(gateway.state.stopped_at))
     expect(chat.questions).to_have_text("Short")
     chat.conversation("Long").click()
     expect(chat.answers).to_contain_text("w3 ")

@@ -214,3 +214,21 @@ def test_what_is_anothers_does_not_exist(stranger: tuple[httpx2.Client, httpx2.C
     assert conversation not in bob.get("/v1/conversations").text
     assert [text(entry) for entry in items_of(ann, conversation)] == ["secret", ANSWER]
     assert ann.get(f"/v1/responses/{response}").is_success
+
+
+def test_what_is_known_of_an_answer_comes_with_its_item(client: httpx2.Client) -> None:
+    conversation = client.post("/v1/conversations").json()["id"]
+    done = client.post("/v1/responses", json={"input": "Hi", "conversation": conversation}).json()
+    client.post(f"/v1/responses/{done['id']}/feedback", json={"rating": "up"})
+    path = f"/v1/conversations/{conversation}/items"
+    question, answer = client.get(path, params={"order": "asc", "include[]": "response"}).json()["data"]
+    assert "response" not in question
+    known = answer["response"]
+    assert (known["id"], known["status"], known["usage"]) == (done["id"], "completed", done["usage"])
+    assert known["timing"] == done["timing"]
+    assert known["timing"]["queued_s"] >= 0
+    assert known["timing"]["answer_s"] >= 0
+    assert known["feedback"]["rating"] == "up"
+    assert all("response" not in item for item in client.get(path).json()["data"])
+    refused = client.get(path, params={"include[]": "nothing"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "include")
