@@ -36,19 +36,22 @@ class Turn:
 
 
 class PageClient:
-    """A person of their own with one page; made by `open_page`."""
+    """A person of their own with one page; made by `open_page`. It keeps its components' values, as the page does."""
 
     def __init__(self, port: int, config: dict[str, Any], cookie: str) -> None:
-        self.person = cookie.partition("=")[2].partition(".")[0]
         self._port = port
-        self._config = config
+        self._actions = {entry["api_name"]: entry for entry in config["dependencies"]}
+        self._names = {part["id"]: part["props"].get("elem_id") or str(part["id"]) for part in config["components"]}
+        self._values = {self._names[part["id"]]: part["props"].get("value") for part in config["components"]}
         self._cookie = cookie
         self._session = secrets.token_hex(6)
 
     async def ask(self, text: str) -> Turn:
-        """Sends a message and reads its stream to the end."""
+        """Sends a message, watches its answer to the end and lets the page settle, as the page's own events do."""
         turn = Turn()
-        await self._post("/gradio_api/queue/join", self._call("send", message=text), turn)
+        self._values["message"] = text
+        await self._act("send", turn)
+        await self._post("/gradio_api/queue/join", self._call("watch"), turn)
         request = self._request("GET", f"/gradio_api/queue/data?session_hash={self._session}")
         turn.bytes_up += len(request)
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
@@ -62,27 +65,33 @@ class PageClient:
                 turn.ended_at = turn.updates[-1]
         writer.close()
         turn.text = b"".join(pieces)
+        await self._act("settle", turn)
         return turn
 
     async def stop(self) -> float:
         """Presses the stop button; returns how many seconds its answer took."""
         begun = time.monotonic()
-        await self._post("/gradio_api/run/predict", self._call("stop"), Turn())
+        await self._act("stop", Turn())
         return time.monotonic() - begun
 
-    async def get(self, path: str) -> bytes:
-        """The body at a path."""
-        return await _exchange(self._port, self._request("GET", path), Turn())
+    async def _act(self, action: str, turn: Turn) -> None:
+        """One short action; the list of conversations looks again when it is told to (webui/sidebar.js)."""
+        listed = self._values.get("conversations")
+        answer = json.loads(await self._post("/gradio_api/run/predict", self._call(action), turn))
+        for part, update in zip(self._actions[action]["outputs"], answer["data"], strict=True):
+            is_update = isinstance(update, dict) and update.get("__type__") == "update"
+            if not is_update or "value" in update:
+                self._values[self._names[part]] = update["value"] if is_update else update
+        if self._values.get("conversations") != listed:
+            await _exchange(self._port, self._request("GET", "/webui/conversations?lang=en&limit=20"), turn)
 
-    async def _post(self, path: str, body: dict[str, Any], turn: Turn) -> None:
-        await _exchange(self._port, self._request("POST", path, json.dumps(body).encode()), turn)
+    async def _post(self, path: str, body: dict[str, Any], turn: Turn) -> bytes:
+        return await _exchange(self._port, self._request("POST", path, json.dumps(body).encode()), turn)
 
-    def _call(self, action: str, **typed: str) -> dict[str, Any]:
-        """A call of an action by name; inputs are as the page has them at first, but for what is typed, by element."""
-        dependency = next(entry for entry in self._config["dependencies"] if entry["api_name"] == action)
-        props = {part["id"]: part["props"] for part in self._config["components"]}
-        data = [typed.get(props[i].get("elem_id") or "", props[i].get("value")) for i in dependency["inputs"]]
-        return {"data": data, "fn_index": dependency["id"], "session_hash": self._session}
+    def _call(self, action: str) -> dict[str, Any]:
+        """A call of an action by its name, with its inputs as they are."""
+        data = [self._values[self._names[part]] for part in self._actions[action]["inputs"]]
+        return {"data": data, "fn_index": self._actions[action]["id"], "session_hash": self._session}
 
     def _request(self, method: str, path: str, body: bytes = b"") -> bytes:
         head = (
@@ -110,7 +119,7 @@ async def _exchange(port: int, request: bytes, turn: Turn) -> bytes:
     writer.close()
     turn.bytes_up += len(request)
     turn.bytes_down += len(answer)
-    turn.text = answer
+    turn.text = answer if not turn.text else turn.text
     head, _, body = answer.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 200"):
         raise SystemExit(f"bench: the web UI answered {answer[:300]!r}")
