@@ -55,7 +55,7 @@
       focusBox();
     }
     open = conversation;
-    saved = area.value;
+    saved = draftOf(conversation); // what was typed before the page knew where is still to be kept
   }
 
   function save() {

@@ -46,7 +46,7 @@ class ChatPage:
     def open(self) -> ChatPage:
         """Loads the page and waits until it has loaded its own state."""
         self.page.goto(self.url)
-        expect(self.status.locator("[data-stage]")).to_be_visible(timeout=20_000)
+        expect(self.status.locator("[data-stage]")).to_be_visible(timeout=90_000)
         return self
 
     def limit_tokens(self, count: int) -> ChatPage:
@@ -71,7 +71,7 @@ class ChatPage:
         self.message.press("Enter")
         return self
 
-    def answered(self, text: str | None = None, *, timeout_s: float = 15) -> ChatPage:
+    def answered(self, text: str | None = None, *, timeout_s: float = 45) -> ChatPage:
         """Waits until the answer has begun, and then until it has ended."""
         if self._answers_expected:
             expect(self.answers).to_have_count(self._answers_expected, timeout=timeout_s * 1000)
