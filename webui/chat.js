@@ -1,4 +1,5 @@
-/* What the chat column needs in the browser itself: drafts, the character meter, keys, focus, and waits that count down.
+/* What the chat column needs in the browser itself: drafts, the character meter, keys, focus, scrolling,
+ * and waits that count down.
  *
  * Python tells it through attributes: `render.meter_html` which conversation is open and whether what is typed moves
  * along to it, `render.notice_html` how long to wait before the next message.
@@ -54,8 +55,9 @@
       write(draftOf(conversation));
       focusBox();
     }
+    if (!isCarried) { follows = true; anchor = null; }
     open = conversation;
-    saved = area.value;
+    saved = draftOf(conversation); // what was typed before the page knew where is still to be kept
   }
 
   function save() {
@@ -84,6 +86,7 @@
     count();
     watchStop();
     watchWait();
+    watchLog();
   }
 
   // --- keys and focus
@@ -103,14 +106,56 @@
   document.addEventListener("keydown", (event) => {
     if (event.isComposing || event.keyCode === 229) return; // an input method has the key
     const inBox = event.target === box();
-    if (event.key === "Escape" && (inBox || !event.target.closest("input, textarea, [role=dialog]"))) {
+    if (event.key === "Escape" && (inBox || !event.target.closest?.("input, textarea, [role=dialog]"))) {
       const stop = document.querySelector("#stop");
       if (isShown(stop)) { event.preventDefault(); stop.click(); }
     }
-    if (event.key === "Enter" && !event.shiftKey && inBox && waitIsOn()) {
-      event.preventDefault();
-      event.stopPropagation();
+    if (event.key === "Enter" && !event.shiftKey && inBox) {
+      follows = true;
+      if (waitIsOn()) { event.preventDefault(); event.stopPropagation(); }
     }
+  }, true);
+
+  // --- scrolling: the page follows an answer, but never pulls a reader who has scrolled up
+
+  const NEAR_PX = 60;
+  let log = null, follows = true, lastTop = 0, anchor = null;
+
+  function heard() {
+    const isNear = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_PX;
+    if (isNear) follows = true;
+    else if (log.scrollTop < lastTop - 1) follows = false;
+    lastTop = log.scrollTop;
+  }
+
+  function follow() {
+    if (!log) return;
+    if (anchor && log.scrollHeight > anchor.height) { // older messages came above what was read
+      log.scrollTop = anchor.top + log.scrollHeight - anchor.height;
+      anchor = null;
+    } else if (follows && !anchor) {
+      log.scrollTop = log.scrollHeight;
+    }
+    lastTop = log.scrollTop;
+  }
+
+  function watchLog() {
+    const found = document.querySelector("#chat [role=log]");
+    if (!found || found === log) return;
+    log = found;
+    log.addEventListener("scroll", heard, { passive: true });
+    const soon = () => requestAnimationFrame(follow);
+    new MutationObserver(soon).observe(log, { childList: true, subtree: true, characterData: true });
+    new ResizeObserver(soon).observe(log);
+    soon();
+  }
+
+  document.addEventListener("click", (event) => {
+    if (log && event.target.closest?.("#older")) {
+      anchor = { height: log.scrollHeight, top: log.scrollTop };
+      follows = false;
+    }
+    if (event.target.closest?.("#send, #retry, #go-on, #chat button[title=Submit]")) follows = true;
   }, true);
 
   // --- a wait that counts down and lets the next message go when it is over

@@ -198,7 +198,9 @@ class Chat:
         turn = self.turns.running(person, view.conversation_id)
         last = items[-1] if items else None
         if turn is None and last is not None and last.status == "in_progress" and last.response_id:
-            turn = self._found(person, view, last)
+            ending = self.turns.find(person, view.conversation_id)
+            is_ending = ending is not None and ending.is_stopped and ending.response_id == last.response_id
+            turn = None if is_ending else self._found(person, view, last)
         if turn is None:
             return view
         above = tuple(message for message in view.messages if not turn.has(message))

@@ -26,7 +26,7 @@ from webui.view import View
 
 POLL_WAITING_S, POLL_READY_S = 1.0, 15.0
 _LEAVE_TIMEOUT_S = 1.0
-_MOST_KEPT = 2_000
+_MOST_KEPT = 500
 
 
 @dataclass
@@ -119,23 +119,25 @@ class ChatActions:
         language, person = asking(request)
         await self.leave(request)
         watch = self._watches[page_of(request)] = Watch(conversation_id=conversation_id)
-        if len(self._watches) > _MOST_KEPT:
-            self._watches.popitem(last=False)
         try:
             async with aclosing(self._chat.watch(person, conversation_id, reach)) as views:
                 async with aclosing(self._shown(views, watch, language)) as chats:
                     async for bubbles in chats:
                         yield bubbles
             yield gr.skip()  # Gradio repeats the last update at the end: it is to be a small one
+        except GeneratorExit:  # the page is gone, and nobody will settle
+            self._forget(request, watch)
+            raise
         finally:
             watch.is_over.set()
+            self._forget_some()
 
     async def settle(self, request: gr.Request, typed: str) -> Updates:
         """Everything but the chat, when a watch has ended."""
         watch = self._watches.get(page_of(request))
         if watch is None or watch.last is None or watch.is_left.is_set() or not watch.is_over.is_set():
             return {self._parts.chat.stop: gr.update()}
-        del self._watches[page_of(request)]
+        self._forget(request, watch)
         language, person = asking(request)
         view = await self._chat.ended(person, watch.conversation_id, watch.last)
         updates = self.whole(view, language, is_carried=True)
@@ -185,6 +187,15 @@ class ChatActions:
             _, person = asking(request)
             updates |= await self._listing.updates(person, view.conversation_id, language)
         return updates
+
+    def _forget(self, request: gr.Request, watch: Watch) -> None:
+        if self._watches.get(page_of(request)) is watch:
+            del self._watches[page_of(request)]
+
+    def _forget_some(self) -> None:
+        """Those of pages that left between the last update and its settling."""
+        while len(self._watches) > _MOST_KEPT and next(iter(self._watches.values())).is_over.is_set():
+            self._watches.popitem(last=False)
 
     def _message(self, view: View, *, is_sent: bool) -> Updates:
         if view.refused_text:

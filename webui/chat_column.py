@@ -55,6 +55,7 @@ def lay_out_chat(title: str, language: str) -> ChatParts:
             container=False,
             height=None,
             layout="bubble",
+            autoscroll=False,  # chat.js does it: Gradio's pulls down readers who have scrolled up
             buttons=["copy"],
             latex_delimiters=LATEX_DELIMITERS,
             editable="user",

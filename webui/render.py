@@ -211,7 +211,7 @@ def _bubbles(shown: Shown, language: str) -> list[Bubble]:
         bubbles.append(_folded(say(language, "reasoning"), tags_as_text(thought), status))
     if text.strip() or shown.mark or shown.is_running or thought is None:
         bubbles.append({"role": shown.role, "content": _parts(replace(shown, text=text), language)})
-    if shown.counts is not None and not shown.is_running:
+    if shown.counts is not None and text.strip() and not shown.is_running:
         bubbles.append(_folded(*counts_sentences(shown.counts, language), "done"))
     return bubbles
 

@@ -65,7 +65,7 @@
       await what();
       problem = "";
     } catch (error) {
-      problem = error.message === "Failed to fetch" ? told.words.list_failed : error.message;
+      problem = error instanceof TypeError ? told.words.list_failed : error.message; // fetch: no connection
     }
     draw();
     return !problem;

@@ -122,7 +122,7 @@ class Turn:
         self.is_stopped = True
         self._ending.set()
         self._tell()
-        for pause_s in (0.0, 0.3, 1.0, 2.0, 4.0):
+        for pause_s in itertools.chain((0.0, 0.3, 1.0, 2.0), itertools.repeat(_LONGEST_PAUSE_S)):
             await asyncio.sleep(pause_s)
             if self.is_over:
                 return

@@ -80,7 +80,7 @@ class ChatPage:
         self.message.press("Enter")
         return self
 
-    def answered(self, text: str | None = None, *, timeout_s: float = 15) -> ChatPage:
+    def answered(self, text: str | None = None, *, timeout_s: float = 45) -> ChatPage:
         """Waits until the answer has begun, and then until it has ended."""
         if self._answers_expected:
             expect(self.answers).to_have_count(self._answers_expected, timeout=timeout_s * 1000)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser.conftest import PHONE, OpenPage, free_port, pages_of, start_webui, within
+from tests.browser.conftest import PHONE, OpenPage, free_port, pages_of, start_webui
 from tests.fakes.gateway import FakeGateway, Scenario
 
 pytestmark = pytest.mark.browser
@@ -38,11 +38,14 @@ def test_another_conversation_opens_while_an_answer_runs(gateway: FakeGateway, o
     chat.conversation("Short").click()
     expect(chat.questions).to_have_text("Short")
     expect(chat.send).to_be_visible()
-    assert within(5, lambda: bool(gateway.state.stopped_at))
+    chat.page.wait_for_timeout(1_000)
     expect(chat.questions).to_have_text("Short")
+    assert gateway.state.stopped_at == [], "it runs on"
     chat.conversation("Long").click()
-    expect(chat.answers).to_contain_text("w3 ")
-    expect(chat.marks).to_have_count(1)
+    expect(chat.stop).to_be_visible()
+    expect(chat.answers).to_contain_text("w60 ")
+    chat.stop.click()
+    expect(chat.marks).to_have_text("Stopped")
 
 
 def test_two_browsers_never_see_each_other(open_page: OpenPage) -> None:
