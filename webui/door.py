@@ -22,6 +22,8 @@ _PAGE_PATHS = re.compile(
   | /gradio_api/heartbeat/[A-Za-z0-9]+
   | /gradio_api/queue/(join|data)                      # answers, streamed
   | /gradio_api/run/predict                            # everything short
+  | /webui/(chat|sidebar)\.js
+  | /webui/conversations(/[A-Za-z0-9_-]{1,128}(/(delete|undelete|export))?)?
     """,
     re.VERBOSE,
 )

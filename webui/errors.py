@@ -33,10 +33,11 @@ class GatewayError(WebUIError):
 
 
 class GatewayUnreachable(GatewayError):
-    """No answer from the gateway at all."""
+    """No answer from the gateway at all; `was_sent` unless the request cannot have reached it."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, was_sent: bool = True) -> None:
         super().__init__("gateway_unreachable", message)
+        self.was_sent = was_sent
 
 
 class ConnectionLost(GatewayError):

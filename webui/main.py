@@ -13,8 +13,10 @@ from starlette.routing import Mount
 from webui.address import AddressMiddleware
 from webui.chat import Chat
 from webui.client import GatewayClient
+from webui.conversations import Conversations
 from webui.door import DoorMiddleware
 from webui.identity import IdentityMiddleware
+from webui.presence import Presence, PresenceMiddleware
 from webui.sessions import SessionMiddleware
 from webui.settings import Settings
 
@@ -33,9 +35,13 @@ def create_app(settings: Settings) -> Starlette:
     from fastapi import FastAPI
 
     from webui.page import build_page, styles, theme
+    from webui.scripts import script_routes, script_tags
+    from webui.sidebar_routes import SidebarRoutes
 
     client = GatewayClient(settings)
     chat = Chat(client)
+    conversations = Conversations(client, stop=chat.stop)
+    presence = Presence(settings.gone_timeout_s, when_gone=chat.turns.stop_all_of)
     inner = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
         build_page(settings.title, chat, client),
@@ -49,20 +55,24 @@ def create_app(settings: Settings) -> Starlette:
         pwa=False,
         theme=theme(),
         css=styles(),
+        head=script_tags(),
     )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with client, inner.router.lifespan_context(inner):
             yield
+            presence.close()
             await chat.close()
+            await conversations.deletions.close()
 
     return Starlette(
-        routes=[Mount("/", inner)],
+        routes=[*script_routes(), *SidebarRoutes(conversations).routes, Mount("/", inner)],
         middleware=[
             Middleware(DoorMiddleware, frame_ancestors=settings.frame_ancestors),
             Middleware(AddressMiddleware, trusted_hops=settings.trusted_proxy_hops),
             Middleware(IdentityMiddleware, secret=settings.load_secret()),
+            Middleware(PresenceMiddleware, presence=presence),
             Middleware(SessionMiddleware),
         ],
         lifespan=lifespan,

@@ -32,6 +32,7 @@ class Settings:
     connect_timeout_s: float = 3.0
     request_timeout_s: float = 15.0
     stream_idle_timeout_s: float = 300.0
+    gone_timeout_s: float = 30.0
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], root: Path) -> Settings:
@@ -47,6 +48,7 @@ class Settings:
             frame_ancestors=_ancestors("WEBUI_FRAME_ANCESTORS", given.get("WEBUI_FRAME_ANCESTORS", "")),
             trusted_proxy_hops=_hops("WEBUI_TRUSTED_PROXY_HOPS", given.get("WEBUI_TRUSTED_PROXY_HOPS", "0")),
             stream_idle_timeout_s=_seconds("WEBUI_STREAM_IDLE_TIMEOUT_S", given, 300.0),
+            gone_timeout_s=_seconds("WEBUI_GONE_TIMEOUT_S", given, 30.0),
         )
 
     def read_api_key(self) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import urllib.parse
+from contextlib import suppress
 
-from playwright.sync_api import Error, Locator, Page, expect
+from playwright.sync_api import Error, Locator, Page, TimeoutError, expect
 
 
 class ChatPage:
@@ -23,13 +24,18 @@ class ChatPage:
         self.send = page.locator("#send")
         self.stop = page.locator("#stop")
         self.retry = page.locator("#retry")
+        self.go_on = page.locator("#go-on")
+        self.earlier = page.locator("#earlier")
+        self.older = page.locator("#older")
+        self.meter = page.locator("#meter")
         self.notice = page.locator("#notice")
         self.status = page.locator("#status")
         self.log = page.locator("#chat [role=log]")
         self.questions = page.locator("#chat [data-testid=user]")
-        self.answers = page.locator("#chat [data-testid=bot]:not(:has(.mark))")
+        self.answers = page.locator("#chat [data-testid=bot]:not(:has(.mark)):not(:has(.thought-group))")
+        self.folded = page.locator("#chat .thought-group")
         self.marks = page.locator("#chat .mark")
-        self.conversations = page.locator("#conversations label")
+        self.conversations = page.locator("#list .open")
         self.new_chat = page.locator("#new-chat")
         self.toggle = page.locator("#sidebar .toggle-button")
 
@@ -39,10 +45,18 @@ class ChatPage:
             self.problems.append(str(error))
 
     def open(self) -> ChatPage:
-        """Loads the page and waits until it has loaded its own state."""
-        self.page.goto(self.url)
-        expect(self.status.locator("[data-stage]")).to_be_visible(timeout=20_000)
-        return self
+        """Loads the page and waits until it has loaded its own state.
+
+        Chromium drops what it is loading (ERR_NETWORK_CHANGED) when a network of the machine comes or goes, as with
+        containers of other tests: a person would load the page again, too.
+        """
+        for _ in range(3):
+            self.page.goto(self.url)
+            with suppress(TimeoutError):
+                self.status.locator("[data-stage]").wait_for(timeout=20_000)
+                return self
+            self.problems = [problem for problem in self.problems if "ERR_NETWORK_CHANGED" not in problem]
+        raise AssertionError("the page does not load")
 
     def limit_tokens(self, count: int) -> ChatPage:
         """Sets how many tokens prompt and answer may have together; needs the sidebar in view."""
@@ -66,7 +80,7 @@ class ChatPage:
         self.message.press("Enter")
         return self
 
-    def answered(self, text: str | None = None, *, timeout_s: float = 15) -> ChatPage:
+    def answered(self, text: str | None = None, *, timeout_s: float = 45) -> ChatPage:
         """Waits until the answer has begun, and then until it has ended."""
         if self._answers_expected:
             expect(self.answers).to_have_count(self._answers_expected, timeout=timeout_s * 1000)
@@ -80,6 +94,13 @@ class ChatPage:
     def conversation(self, title: str) -> Locator:
         """An entry of the list."""
         return self.conversations.filter(has_text=title)
+
+    def choose(self, title: str, what: str) -> ChatPage:
+        """One of the things that an entry's menu offers: rename, pin, md, json, delete; needs the sidebar in view."""
+        entry = self.page.locator("#list .entry").filter(has_text=title)
+        entry.locator(".more").click()
+        entry.locator(f".menu [data-do={what}]").click()
+        return self
 
     def hosts(self) -> set[str]:
         """Every host that the page asked for anything."""

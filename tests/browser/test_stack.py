@@ -76,9 +76,9 @@ def test_a_short_answer_ends_by_itself_and_the_talk_goes_on(open_page: OpenPage)
     chat.ask("What is 2+2?").answered(timeout_s=60)
     expect(chat.questions).to_have_count(2)
     expect(chat.notice.locator("[role=alert]")).to_have_count(0)
-    chat.page.click("#delete")
-    chat.page.click("#delete-yes")
+    chat.choose("Say hello", "delete")
     expect(chat.conversations).to_have_count(0)
+    expect(chat.questions).to_have_count(0)
 
 
 def test_two_browsers_never_see_each_other(open_page: OpenPage) -> None:

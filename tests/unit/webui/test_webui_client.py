@@ -41,8 +41,8 @@ def test_unknown_events_are_skipped_and_failures_found_in_both_forms() -> None:
     assert wire.parse_event("response.queued", {"anything": 1}) is None
     failed = {"response": {"error": {"code": "upstream_failed", "message": "m"}}}
     assert wire.parse_event("response.failed", failed) == wire.Failed("upstream_failed", "m")
-    assert wire.parse_event("error", {"error": {"code": "c", "message": "m"}}) == wire.Failed("c", "m")
-    assert wire.parse_event("error", {"type": "error", "code": "c", "message": "m"}) == wire.Failed("c", "m")
+    assert wire.parse_event("error", {"error": {"code": "c", "message": "m"}}) == wire.Broken("c", "m")
+    assert wire.parse_event("error", {"type": "error", "code": "c", "message": "m"}) == wire.Broken("c", "m")
     assert wire.parse_event("response.failed", {"response": {"error": None}}) == wire.Failed("upstream_failed", "")
 
 
