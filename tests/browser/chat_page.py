@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import urllib.parse
 
-from playwright.sync_api import Error, Locator, Page, expect
+from playwright.sync_api import Error, Locator, Page, Request, expect
 
 
 class ChatPage:
@@ -16,8 +16,10 @@ class ChatPage:
         self.requested: list[str] = []
         self.problems: list[str] = []
         self._answers_expected = 0
+        self._networks_changed = 0
         page.on("request", lambda request: self.requested.append(request.url))
         page.on("pageerror", self._note)
+        page.on("requestfailed", self._note_failure)
         page.on("console", lambda m: self.problems.append(m.text) if m.type == "error" else None)
         self.message = page.locator("#message textarea")
         self.send = page.locator("#send")
@@ -43,10 +45,27 @@ class ChatPage:
         if "AbortError: signal is aborted without reason" not in str(error):
             self.problems.append(str(error))
 
+    def _note_failure(self, request: Request) -> None:
+        self._networks_changed += "ERR_NETWORK_CHANGED" in (request.failure or "")
+
     def open(self) -> ChatPage:
-        """Loads the page and waits until it has loaded its own state."""
+        """Loads the page and waits until it has loaded its own state.
+
+        Chromium drops its requests when a network of the machine comes or goes, as those of containers do; then the
+        page is loaded again.
+        """
+        state = self.status.locator("[data-stage]")
+        for _ in range(2):
+            self._networks_changed = 0
+            self.page.goto(self.url)
+            try:
+                expect(state).to_be_visible(timeout=45_000)
+                return self
+            except AssertionError:
+                if not self._networks_changed:
+                    raise
         self.page.goto(self.url)
-        expect(self.status.locator("[data-stage]")).to_be_visible(timeout=90_000)
+        expect(state).to_be_visible(timeout=90_000)
         return self
 
     def limit_tokens(self, count: int) -> ChatPage:
