@@ -11,10 +11,12 @@ from typing import Any
 
 import gradio as gr
 
+from webui.account import Account, lay_out_account
 from webui.actions import PageActions
 from webui.chat import Chat
 from webui.chat_actions import ChatActions
 from webui.client import GatewayClient
+from webui.entrance import Entrance
 from webui.layout import Parts, lay_out
 from webui.listing import Listing
 from webui.sidebar_actions import SidebarActions
@@ -27,11 +29,12 @@ FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Mic
 MONO_FONTS = ["ui-monospace", "SFMono-Regular", "Consolas", "Liberation Mono", "monospace"]
 
 
-def build_page(title: str, chat: Chat, client: GatewayClient) -> gr.Blocks:
+def build_page(title: str, chat: Chat, client: GatewayClient, entrance: Entrance) -> gr.Blocks:
     """The Blocks of the web UI."""
     with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, fill_width=True) as blocks:
         parts = lay_out(title, DEFAULT_LANGUAGE)
         _wire(blocks, parts, chat, client)
+        blocks.load(Account(entrance).load, None, lay_out_account(parts), **SHORT)
     blocks.max_threads = MOST_TURNS_AT_ONCE
     blocks.queue(api_open=False, default_concurrency_limit=MOST_TURNS_AT_ONCE)
     return blocks

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from webui import texts_people
+
 DEFAULT_LANGUAGE = "en"
 
 _EN = {
@@ -144,7 +146,7 @@ _ZH = {
     "the_model": "模型",
 }
 
-TEXTS = {"en": _EN, "zh": _ZH}
+TEXTS = {"en": _EN | texts_people.EN, "zh": _ZH | texts_people.ZH}
 
 
 def say(language: str, key: str, **values: object) -> str:
