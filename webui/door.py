@@ -23,7 +23,7 @@ _PAGE_PATHS = re.compile(
   | /gradio_api/queue/(join|data)                      # answers, streamed
   | /gradio_api/run/predict                            # everything short
   | /(login(/oidc(/callback)?)?|logout|key|identity)   # ours: see entrance.py
-  | /page\.[0-9a-f]{12}\.js
+  | /webui/page\.js
     """,
     re.VERBOSE,
 )
@@ -87,6 +87,8 @@ class DoorMiddleware:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 told = list(message.get("headers", []))
+                if any(one == (b"content-type", b"text/event-stream; charset=utf-8") for one in told):
+                    told.append((b"x-accel-buffering", b"no"))  # nginx would gather an answer into large portions
                 names = {name.lower() for name, _ in told}  # the page brings a policy of its own
                 message = {**message, "headers": told + [one for one in self._headers if one[0] not in names]}
             await send(message)

@@ -34,7 +34,11 @@ if TYPE_CHECKING:
     from webui.oidc import Provider
 
 _PATHS = ("/login", "/logout", "/login/oidc", "/login/oidc/callback", "/key")  # Gradio has some of these names, too
-_KEY = re.compile(r"[\x21-\x7e]{8,256}")
+_KEY = re.compile(r"[\x21-\x7e]{4,256}")
+_FOR_ALL = re.compile(
+    r"/(login|login/oidc|login/oidc/callback|logout|key|identity)|/(assets|static)/.+|/webui/[a-z_]+\.js"
+    r"|/(theme\.css|favicon\.ico|robots\.txt|manifest\.json)"
+)
 _HASHES_AT_ONCE, _MOST_WAITING = 2, 50
 
 
@@ -212,7 +216,10 @@ class Entrance:
 
 
 class EntranceMiddleware:
-    """Sends whoever may not chat yet to the form that they lack; answers calls of an open page with 401."""
+    """Sends whoever may not chat yet to the form that they lack; answers calls of an open page with 401.
+
+    What is not named as being for all is closed, so that a route of tomorrow is.
+    """
 
     def __init__(self, app: ASGIApp, entrance: Entrance) -> None:
         self._app = app
@@ -222,7 +229,7 @@ class EntranceMiddleware:
         await self._answer(scope)(scope, receive, send)
 
     def _answer(self, scope: Scope) -> ASGIApp:
-        if scope["type"] != "http" or not (scope["path"] == "/" or scope["path"].startswith("/gradio_api/")):
+        if scope["type"] != "http" or _FOR_ALL.fullmatch(scope["path"]):
             return self._app
         form = self._entrance.lacks(scope["ticket"])
         if not form:

@@ -70,7 +70,7 @@ def create_app(settings: Settings) -> Starlette:
     return Starlette(
         routes=[
             *entrance.routes,
-            Route("/page.{version}.js", page_html.script),
+            Route("/webui/page.js", page_html.script),
             Mount("/", _PageCompressed(PageHtmlMiddleware(inner, settings.frame_ancestors))),
         ],
         middleware=[

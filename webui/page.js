@@ -70,7 +70,7 @@
     headers.set("x-webui-language", language);
     if (token) headers.set("x-webui-token", token);
     const answer = await ask(input, { ...init, headers });
-    if (answer.status === 401 && url.pathname.includes("/gradio_api/")) location.reload(); // the login has ended
+    if (answer.status === 401) location.reload(); // the login has ended: that leads to the form
     return answer;
   };
 

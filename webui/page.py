@@ -44,6 +44,23 @@ def theme() -> Any:
     """Fonts of the person's own system (right for Chinese, nothing to load), calm colours."""
     return gr.themes.Default(
         primary_hue="indigo", neutral_hue="slate", font=[*FONTS, "sans-serif"], font_mono=MONO_FONTS
+    ).set(  # what is written on or in them has a contrast of 4.5 at least
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_700",
+        button_cancel_background_fill="#b91c1c",
+        button_cancel_background_fill_hover="#991b1b",
+        button_cancel_background_fill_dark="#b91c1c",
+        button_cancel_background_fill_hover_dark="#991b1b",
+        button_cancel_text_color="white",
+        button_cancel_text_color_dark="white",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
     )
 
 

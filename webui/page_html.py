@@ -22,16 +22,16 @@ from webui.language import LANGUAGE_HEADER, header
 
 LANG = {"en": "en", "zh": "zh-CN"}
 _SCRIPT = re.compile(rb"<script(?=[\s>])")
-_FROM_ELSEWHERE = re.compile(rb'\s*<meta (?:property="og|name="twitter):[^>]*/>')  # Gradio's advertisement
+_FROM_ELSEWHERE = re.compile(rb'\s*<meta\s+(?:property="og|name="twitter):[^>]*/>')  # Gradio's advertisement
 
 
 def script_name() -> str:
-    """The name of our script; it changes with its content, so browsers may keep it."""
-    return f"page.{hashlib.sha256(_script()).hexdigest()[:12]}.js"
+    """The address of our script; it changes with its content, so browsers may keep it."""
+    return f"webui/page.js?{hashlib.sha256(_script()).hexdigest()[:12]}"
 
 
 def script(request: Request) -> Response:
-    """Our script, under whatever name an older page knows it by."""
+    """Our script."""
     headers = {"cache-control": "public, max-age=31536000, immutable"}
     return Response(_script(), media_type="text/javascript; charset=utf-8", headers=headers)
 

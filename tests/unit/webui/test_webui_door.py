@@ -43,7 +43,7 @@ def test_what_the_page_uses_is_open(path: str) -> None:
         "/gradio_api/component_server", "/gradio_api/runs", "/gradio_api/run/send", "/gradio_api/mcp/sse",
         "/gradio_api/vibe-edit", "/monitoring", "/assets/../../secret", "/assets/", "/v1/chat/completions",
         "/gradio_api/deep_link", "/gradio_api/dev/reload", "/gradio_api/process_recording", "/static/..\\x", "//",
-        "/theme.css\n", "/token", "/login/", "/page.js", "/login/huggingface",
+        "/theme.css\n", "/token", "/login/", "/page.js", "/webui/other.js", "/login/huggingface",
     ],
 )  # fmt: skip
 def test_everything_else_is_closed(path: str) -> None:
