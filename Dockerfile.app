@@ -104,11 +104,12 @@ COPY --from=webui-packages /opt/venv /opt/venv
 COPY --from=webui-packages /app /app
 ENV PORT=7860 \
     WEBUI_API_KEY_FILE=/webui/webui.key \
-    WEBUI_SECRET_FILE=/webui/webui.secret
+    WEBUI_SECRET_FILE=/webui/webui.secret \
+    WEBUI_USERS_FILE=/webui/webui.users
 EXPOSE 7860
 USER 1000:1000
 VOLUME /webui
-HEALTHCHECK --interval=5s --timeout=5s --start-period=60s CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['PORT']), timeout=4); c.request('GET', '/'); sys.exit(c.getresponse().status != 200)"]
+HEALTHCHECK --interval=5s --timeout=5s --start-period=60s CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['PORT']), timeout=4); c.request('GET', '/robots.txt'); sys.exit(c.getresponse().status != 200)"]
 CMD ["python", "-m", "webui"]
 
 FROM with-git AS cpu

@@ -4,6 +4,6 @@ Follow a message: `page.py` (wiring) → `chat_actions.py` (one handler per butt
 delete) → `turn.py` (one answer as it comes) → `client.py` (HTTP) → `sse.py`, `wire.py` (bytes to typed events), and
 back as a `view.py` through `render.py` and `texts.py` (what people read).
 The page's components are in `chat_column.py` and `sidebar.py`, joined by `layout.py`.
-Around it: `main.py` puts the parts together, `identity.py` says who is asking, `door.py` guards the paths,
-`sessions.py` what is asked on them.
+Around it: `main.py` puts the parts together, `door.py` guards the paths, `identity.py` says who is
+asking (by the tickets of `tickets.py`), `entrance.py` whether they may (login, own keys), `sessions.py` whose stream it is.
 """

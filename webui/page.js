@@ -91,6 +91,51 @@
     } catch { /* refused: then there is nothing */ }
   });
 
+  // --- what Gradio says in English only, to those who hear the page or point at something
+  const IN_CHINESE = {
+    "Toggle Sidebar": "打开或收起侧栏", "chatbot conversation": "聊天", "Copy message": "复制消息", "Copied message": "已复制消息",
+    "Copy conversation": "复制对话", "Copied conversation": "已复制对话", "Copy code": "复制代码", "Code copied": "代码已复制",
+    "Copy": "复制", "Copied": "已复制", "Copied!": "已复制", "Edit": "编辑", "Like": "赞", "like": "赞", "Dislike": "踩", "dislike": "踩",
+    "Liked": "已赞", "Disliked": "已踩", "Feedback": "评价", "Loading response": "正在生成回答", "Undo": "撤销", "Retry": "重试", "Submit": "提交", "Cancel": "取消", "Clear": "清空",
+    "Stop": "停止", "Close": "关闭", "Close popup": "关闭", "Fullscreen": "全屏", "View in full screen": "全屏", "Exit full screen": "退出全屏",
+    "Scroll to bottom": "滚动到底部", "Scroll down": "向下滚动", "Reset to default value": "恢复默认值", "Resize sidebar": "调整侧栏宽度",
+    "Connection to the server was lost. Attempting reconnection...": "与服务器的连接已断开，正在重新连接…",
+    "Dismiss": "关闭", "Error": "错误", "Warning": "警告", "Info": "提示", "Expand": "展开", "Collapse": "收起",
+  };
+  const BEGINS = [
+    [/^user's message: /, "您的消息："], [/^bot's message: /, "回答："], [/^range slider for /, "滑块："], [/^number input for /, "数值："],
+    [/^Close /, "关闭 "],
+  ];
+
+  function inChinese(text) {
+    if (Object.hasOwn(IN_CHINESE, text)) return IN_CHINESE[text];
+    const found = BEGINS.find(([begin]) => begin.test(text));
+    return found ? text.replace(found[0], found[1]) : text;
+  }
+
+  function translate(element) {
+    for (const name of ["aria-label", "title"]) {
+      const text = element.getAttribute(name);
+      if (text && inChinese(text) !== text) element.setAttribute(name, inChinese(text));
+    }
+  }
+
+  if (language === "zh") {
+    new MutationObserver((changes) => {
+      for (const { type, target, addedNodes } of changes) {
+        if (type === "attributes") translate(target);
+        for (const node of addedNodes) {
+          if (node.nodeType !== Node.ELEMENT_NODE) continue;
+          translate(node);
+          node.querySelectorAll("[aria-label], [title]").forEach(translate);
+        }
+      }
+      for (const e of document.querySelectorAll(".toast-body *")) {
+        if (!e.childElementCount && inChinese(e.textContent.trim()) !== e.textContent.trim()) e.textContent = inChinese(e.textContent.trim());
+      }
+    }).observe(html, { subtree: true, childList: true, attributes: true, attributeFilter: ["aria-label", "title"] });
+  }
+
   document.addEventListener("DOMContentLoaded", showTheme);
   if (inFrame) html.dataset.framed = "true";
 })();

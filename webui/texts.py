@@ -89,7 +89,7 @@ _ZH = {
     "settings": "设置",
     "temperature": "温度 (temperature)",
     "temperature_info": "越高，回答越多样。",
-    "top_p": "Top p",
+    "top_p": "核采样 (top_p)",
     "top_p_info": "只从累计概率最高的这部分词中选取。",
     "total_tokens": "Token 数",
     "total_tokens_info": "对话与回答合计的上限。",

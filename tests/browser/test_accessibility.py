@@ -36,7 +36,7 @@ print("你好")
 _SAID = """() => {
   const shown = (e) => e.checkVisibility({checkOpacity: false, checkVisibilityCSS: true});
   const texts = [];
-  const skipped = '#chat .message-content, #conversations label, #title, code, .status-note, [lang]:not(html), style';
+  const skipped = '#chat .message-content, #conversations, #title, code, .status-note, [lang]:not(html), style';
   for (const e of document.querySelectorAll('body *')) {
     if (!shown(e) || e.closest(skipped)) continue;
     for (const name of ['aria-label', 'title', 'placeholder', 'alt', 'aria-description'])
