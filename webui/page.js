@@ -81,6 +81,17 @@
     if (button?.dataset.webui === "theme") { kept.set("theme", isDark() ? "light" : "dark"); showTheme(); }
   });
 
+  // --- links in messages open a tab of their own, those in diagrams too, and lead to nothing but the web
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest?.("#chat a");
+    const href = link?.getAttribute("href") ?? link?.getAttribute("xlink:href") ?? "#";
+    if (href.startsWith("#") || link.hasAttribute("download")) return;
+    event.preventDefault();
+    let url;
+    try { url = new URL(href, document.baseURI); } catch { return; }
+    if (["http:", "https:", "mailto:"].includes(url.protocol)) window.open(url, "_blank", "noopener,noreferrer");
+  }, true);
+
   // --- who logs out leaves nothing behind for the next person at this browser
   document.addEventListener("submit", (event) => {
     if (!event.target.matches("[data-webui-leaves]")) return;

@@ -77,6 +77,25 @@ def test_answers_run_nothing_load_nothing_and_leave_the_page_usable(gateway: Fak
     )
 
 
+def test_each_of_them_alone_in_a_stored_answer_does_nothing_either(gateway: FakeGateway, open_page: OpenPage) -> None:
+    """What one leaves open cannot hide the next one: each is a message of its own, as a history brings them."""
+    chat = open_page()
+    watch = Watch(chat)
+    for first in range(0, len(ATTACKS), 45):
+        texts = list(ATTACKS.values())[first : first + 45]
+        chat.new_chat.click()
+        expect(chat.questions).to_have_count(0)
+        chat.ask(f"Seed {first}").answered("this is an answer.", timeout_s=WAIT_S)
+        newest = max(gateway.state.conversations.values(), key=lambda c: float(c["touched"]))
+        newest["items"] += [_stored(f"msg_attack_{first}_{number}", text) for number, text in enumerate(texts)]
+        chat.open()
+        expect(chat.log).to_contain_text(f"Seed {first}", timeout=WAIT_S * 1000)
+        expect(chat.page.locator("#chat [data-testid=bot]")).to_have_count(len(texts) + 1, timeout=WAIT_S * 1000)
+        _click_everything(chat)
+        watch.saw_nothing()
+    chat.ask("Still there?").answered("this is an answer.", timeout_s=WAIT_S)
+
+
 def test_messages_and_titles_are_no_better(gateway: FakeGateway, open_page: OpenPage) -> None:
     chat = open_page()
     watch = Watch(chat)
@@ -137,6 +156,11 @@ def test_the_key_of_the_web_ui_is_in_nothing_that_a_browser_gets(gateway: FakeGa
     assert "webui_person" not in chat.page.evaluate("document.cookie")
 
 
+def _stored(item_id: str, text: str) -> dict[str, object]:
+    content = [{"type": "output_text", "text": text}]
+    return {"id": item_id, "type": "message", "role": "assistant", "status": "completed", "content": content}
+
+
 def _pieces(text: str) -> list[str]:
     """As a model would write it: cut in the middle of tags and addresses."""
     return [text[start : start + 7] for start in range(0, len(text), 7)]
@@ -144,10 +168,13 @@ def _pieces(text: str) -> list[str]:
 
 def _click_everything(chat: ChatPage) -> None:
     """Whatever in the chat could be pressed, except links that leave, which are looked at instead."""
-    hrefs = chat.page.evaluate("[...document.querySelectorAll('#chat a')].map(a => a.getAttribute('href') || '')")
+    hrefs = chat.page.evaluate(
+        "[...document.querySelectorAll('#chat a')]"
+        ".map(a => a.getAttribute('href') || a.getAttribute('xlink:href') || '')"
+    )
     assert not [href for href in hrefs if href.strip().lower().startswith(("javascript", "vbscript", "data:text"))]
     chat.page.evaluate(
         "document.querySelectorAll('#chat .prose :is(a:not([href^=http]), button, summary, input)')"
-        ".forEach(e => e.click())"
+        ".forEach(e => e.dispatchEvent(new MouseEvent('click', {bubbles: true, cancelable: true})))"
     )
     chat.page.wait_for_timeout(300)
