@@ -83,6 +83,7 @@ def test_passwords_too_short_or_long_are_refused(tmp_path: Path, password: str) 
         ":" + hash_password("x" * 8),
         "a b:" + hash_password("x" * 8),
     ],
+    ids=["no hash", "a plain password", "N is no power of two", "too much memory", "no base64", "no name", "a space"],
 )
 def test_a_line_that_is_no_user_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "users").write_text(f"# people\n\n{line}\n")
