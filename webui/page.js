@@ -50,22 +50,26 @@
   // --- who we are: the ticket in our own storage, where the browser refuses the cookie
   const inFrame = window.top !== window.self;
   const ask = window.fetch.bind(window);
-  let token = "";
+  let token = kept.get("token"); // counts until the server has said otherwise, and where it says nothing
+  let isKnown = !inFrame && navigator.cookieEnabled;
+  let asking = null;
 
   async function identify() {
     try {
-      const headers = kept.get("token") ? { "x-webui-token": kept.get("token") } : {};
+      const headers = token ? { "x-webui-token": token } : {};
       const answer = await (await ask(new URL("identity", root), { method: "POST", headers })).json();
       token = answer.has_cookie ? "" : answer.token || "";
       kept.set("token", token);
-    } catch { /* the server is away: what follows will say so */ }
+      isKnown = true;
+    } catch { /* the server is away: the next call asks again */ }
+    asking = null;
   }
-  const known = inFrame || !navigator.cookieEnabled ? identify() : null;
+  if (!isKnown) asking = identify();
 
   window.fetch = async (input, init) => {
     const url = new URL(input instanceof Request ? input.url : input, document.baseURI);
     if (url.origin !== location.origin) return ask(input, init);
-    if (known) await known;
+    if (!isKnown) await (asking ??= identify());
     const headers = new Headers(init?.headers ?? (input instanceof Request ? input.headers : undefined));
     headers.set("x-webui-language", language);
     if (token) headers.set("x-webui-token", token);

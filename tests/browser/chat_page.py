@@ -22,7 +22,7 @@ def load(page: Page, url: str, shown: Locator, *, timeout_s: float = 45) -> bool
             expect(shown).to_be_visible(timeout=timeout_s * 1000)
             return attempt > 0
         except (AssertionError, Error):
-            if not changed:
+            if not changed and not any(frame.url.startswith("chrome-error:") for frame in page.frames):
                 raise
     raise AssertionError(f"the networks of this machine do not come to rest, so {url} cannot be loaded")
 

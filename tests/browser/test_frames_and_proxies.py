@@ -79,8 +79,8 @@ def site(_gateway_server: tuple[str, object], tmp_path_factory: pytest.TempPathF
 def a_browser(playwright: Playwright, profile: Path, *, refuses_cookies: bool) -> Iterator[BrowserContext]:
     """One person's browser, for which every host is this machine; like people's own, with a profile on disk."""
     (profile / "Default").mkdir(parents=True)
-    cookies = {"profile": {"cookie_controls_mode": 1, "block_third_party_cookies": True}} if refuses_cookies else {}
-    (profile / "Default" / "Preferences").write_text(json.dumps(cookies))
+    blocking = {"cookie_controls_mode": int(refuses_cookies), "block_third_party_cookies": refuses_cookies}
+    (profile / "Default" / "Preferences").write_text(json.dumps({"profile": blocking}))
     context = playwright.chromium.launch_persistent_context(
         str(profile),
         executable_path=CHROMIUM,
