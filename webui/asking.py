@@ -8,8 +8,8 @@ import gradio as gr
 from starlette.requests import Request
 
 from webui.address import ADDRESS_HEADER
-from webui.identity import PERSON_HEADER, Person
-from webui.texts import language_of
+from webui.identity import KEY_HEADER, NAME_HEADER, PERSON_HEADER, Person, name_of
+from webui.language import LANGUAGE_HEADER
 
 NONE_OPEN = "none"  # BrowserState does not write empty values: "" would leave the last conversation remembered
 
@@ -18,8 +18,14 @@ Updates = dict[Any, Any]
 
 def asking(request: gr.Request | Request) -> tuple[str, Person]:
     """The language and the person of a request."""
-    person = Person(request.headers[PERSON_HEADER], request.headers.get(ADDRESS_HEADER, ""))
-    return language_of(request.headers.get("accept-language", "")), person
+    name = name_of(request.headers.get(NAME_HEADER, ""))
+    person = Person(
+        request.headers[PERSON_HEADER],
+        "" if name else request.headers.get(ADDRESS_HEADER, ""),  # that limit is for those who cost nothing to make
+        key=request.headers.get(KEY_HEADER, ""),
+        name=name,
+    )
+    return request.headers[LANGUAGE_HEADER], person
 
 
 def page_of(request: gr.Request) -> str:

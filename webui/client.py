@@ -185,7 +185,7 @@ class GatewayClient:
             async with request as response:
                 if response.status_code != 200:
                     await response.aread()
-                    raise _error_of(response)
+                    raise _error_of(response, person)
                 yield _events(response)
 
     async def _call(
@@ -213,10 +213,12 @@ class GatewayClient:
         with _translated():
             response = await self._http.request(method, path, params=query, json=body, headers=self._headers(person))
         if not response.is_success:
-            raise _error_of(response)
+            raise _error_of(response, person)
         return response
 
     def _headers(self, person: Person) -> dict[str, str]:
+        if person.key:  # then history and limits are the key's
+            return {"Authorization": f"Bearer {person.key}"}
         address = {"X-End-User-Address": person.address} if person.address else {}
         return {"Authorization": f"Bearer {self._settings.read_api_key()}", "X-End-User": person.id} | address
 
@@ -294,12 +296,14 @@ def _understood() -> Iterator[None]:
         raise GatewayError("bad_answer", f"the gateway's answer was not understood: {error!r}") from error
 
 
-def _error_of(response: httpx2.Response) -> GatewayError:
+def _error_of(response: httpx2.Response, person: Person) -> GatewayError:
     try:
         error = response.json()["error"]
         code, message = str(error["code"]), str(error["message"])
     except _WRONG_SHAPE:
         code, message = f"http_{response.status_code}", response.reason_phrase
+    if code == "invalid_api_key" and person.key:
+        code = "own_key_refused"
     return GatewayError(code, message, retry_after_s=_seconds(response.headers.get("retry-after")))
 
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import gradio as gr
 
+from webui.account import Account, lay_out_account
 from webui.actions import PageActions
 from webui.chat import Chat
 from webui.chat_actions import ChatActions
 from webui.client import GatewayClient
+from webui.entrance import Entrance
 from webui.layout import Parts, lay_out
 from webui.listing import Listing
 from webui.settings_actions import SettingsActions
@@ -29,11 +31,12 @@ FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Mic
 MONO_FONTS = ["ui-monospace", "SFMono-Regular", "Consolas", "Liberation Mono", "monospace"]
 
 
-def build_page(title: str, chat: Chat, client: GatewayClient) -> gr.Blocks:
+def build_page(title: str, chat: Chat, client: GatewayClient, entrance: Entrance) -> gr.Blocks:
     """The Blocks of the web UI."""
     with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, fill_width=True) as blocks:
         parts = lay_out(title, DEFAULT_LANGUAGE)
         _wire(blocks, parts, chat, client)
+        blocks.load(Account(entrance).load, None, lay_out_account(parts), **SHORT)
     blocks.max_threads = MOST_TURNS_AT_ONCE
     blocks.queue(api_open=False, default_concurrency_limit=MOST_TURNS_AT_ONCE)
     return blocks
@@ -43,6 +46,23 @@ def theme() -> Any:
     """Fonts of the person's own system (right for Chinese, nothing to load), calm colours."""
     return gr.themes.Default(
         primary_hue="indigo", neutral_hue="slate", font=[*FONTS, "sans-serif"], font_mono=MONO_FONTS
+    ).set(  # what is written on or in them has a contrast of 4.5 at least
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_700",
+        button_cancel_background_fill="#b91c1c",
+        button_cancel_background_fill_hover="#991b1b",
+        button_cancel_background_fill_dark="#b91c1c",
+        button_cancel_background_fill_hover_dark="#991b1b",
+        button_cancel_text_color="white",
+        button_cancel_text_color_dark="white",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
     )
 
 

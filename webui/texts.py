@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from webui import texts_people
+
 DEFAULT_LANGUAGE = "en"
 
 _EN = {
@@ -207,7 +209,7 @@ _ZH = {
     "seed_info": "相同的数字对相同的问题给出相同的回答。留空则每次随机。",
     "temperature": "温度 (temperature)",
     "temperature_info": "越高，回答越多样。",
-    "top_p": "Top p",
+    "top_p": "核采样 (top_p)",
     "top_p_info": "只从累计概率最高的这部分词中选取。",
     "total_tokens": "Token 数",
     "total_tokens_info": "对话与回答合计的上限。",
@@ -293,7 +295,7 @@ _ZH = {
     "the_model": "模型",
 }
 
-TEXTS = {"en": _EN, "zh": _ZH}
+TEXTS = {"en": _EN | texts_people.EN, "zh": _ZH | texts_people.ZH}
 
 
 def say(language: str, key: str, **values: object) -> str:

@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 import urllib.parse
-from contextlib import suppress
 
-from playwright.sync_api import Error, Locator, Page, TimeoutError, expect
+from playwright.sync_api import Error, Locator, Page, expect
+
+
+def load(page: Page, url: str, shown: Locator, *, timeout_s: float = 45) -> bool:
+    """Goes to a page and waits until a part of it is shown; whether that took more than one attempt.
+
+    Chromium gives up what it is loading when a network of the machine comes or goes, as those of containers do beside
+    the tests. Then, and only then, the page is loaded once more.
+    """
+    changed: list[str] = []
+    page.on("requestfailed", lambda r: changed.append(r.url) if r.failure == "net::ERR_NETWORK_CHANGED" else None)
+    for attempt in range(4):
+        changed.clear()
+        try:
+            page.goto(url)
+            expect(shown).to_be_visible(timeout=timeout_s * 1000)
+            return attempt > 0
+        except (AssertionError, Error):
+            if not changed and not any(frame.url.startswith("chrome-error:") for frame in page.frames):
+                raise
+    raise AssertionError(f"the networks of this machine do not come to rest, so {url} cannot be loaded")
 
 
 class ChatPage:
@@ -45,18 +64,11 @@ class ChatPage:
             self.problems.append(str(error))
 
     def open(self) -> ChatPage:
-        """Loads the page and waits until it has loaded its own state.
-
-        Chromium drops what it is loading (ERR_NETWORK_CHANGED) when a network of the machine comes or goes, as with
-        containers of other tests: a person would load the page again, too.
-        """
-        for _ in range(3):
-            self.page.goto(self.url)
-            with suppress(TimeoutError):
-                self.status.locator("[data-stage]").wait_for(timeout=20_000)
-                return self
-            self.problems = [problem for problem in self.problems if "ERR_NETWORK_CHANGED" not in problem]
-        raise AssertionError("the page does not load")
+        """Loads the page and waits until it has loaded its own state."""
+        before = len(self.problems)
+        if load(self.page, self.url, self.status.locator("[data-stage]")):
+            del self.problems[before:]
+        return self
 
     def limit_tokens(self, count: int) -> ChatPage:
         """Sets how many tokens prompt and answer may have together; needs the sidebar in view."""

@@ -115,7 +115,7 @@ def pages_of(browser: Browser, url: str) -> Iterator[OpenPage]:
 
 
 @contextmanager
-def start_webui(gateway_url: str, data_dir: Path, port: int = 0) -> Iterator[WebUI]:
+def start_webui(gateway_url: str, data_dir: Path, port: int = 0, **settings: str) -> Iterator[WebUI]:
     """`python -m webui` on a free port, with every host it asks for written down."""
     port = port or free_port()
     audit_log = data_dir / "hosts.log"
@@ -125,6 +125,7 @@ def start_webui(gateway_url: str, data_dir: Path, port: int = 0) -> Iterator[Web
         "WEBUI_API_KEY": KEY,
         "DATA_DIR": str(data_dir),
         "WEBUI_GONE_TIMEOUT_S": "3",
+        **settings,
         "AUDIT_LOG": str(audit_log),
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "browser" / "audit")]),
     }
