@@ -92,6 +92,7 @@ def _service(name: str, one: dict[str, Any], configs: dict[str, Any]) -> dict[st
     if unknown := one.keys() - {*KEPT, *TURNED, *LEFT_OUT}:
         sys.exit(f"{name} has {', '.join(sorted(unknown))}: say in deploy/make_swarm.py what becomes of it in a Swarm.")
     made = _only(one, *KEPT)
+    made.get("healthcheck", {}).pop("start_interval", None)  # a stack has no such word
     made |= _started(name, one)
     if environment := _environment(one):
         made["environment"] = environment

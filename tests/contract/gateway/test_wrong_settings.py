@@ -39,6 +39,7 @@ WRONG = {
     "REDIS_URL": ("http://:secret-value@x", "redis://:secret-value@x:0", "redis://"),
     "GATEWAY_LIMITS_WITHOUT_REDIS": ("ajar",),
     "GATEWAY_METRICS_TOKEN": ("secret-value with spaces", "secret-väluë"),
+    "GATEWAY_ADMIN_KEY": ("secret-value", "secret-value with spaces and more than 32 characters"),
     "OTEL_EXPORTER_OTLP_ENDPOINT": ("127.0.0.1:4318", "grpc://u:secret-value@x"),
     "OTEL_EXPORTER_OTLP_HEADERS": ("secret-value", "a b=secret-value"),
     "OTEL_EXPORTER_OTLP_TIMEOUT": ("0", "10s"),

@@ -104,8 +104,7 @@ def test_who_logs_in_chats_under_their_name_from_every_browser(url: str, gateway
         log_in(elsewhere, "ann")
         visitor = Visitor(url, client)
         gateway.state.requests.clear()
-        visitor.join("annspage", "Hello")
-        assert "this is an answer" in visitor.stream("annspage").text
+        assert "this is an answer" in visitor.chat("annspage", "Hello")
         assert {(asked["user"], asked["address"]) for asked in gateway.state.requests} == {("user:ann", None)}
         assert "annspage" not in client.cookies
         Visitor(url, elsewhere).predict("load", uuid.uuid4().hex, "")
@@ -261,14 +260,12 @@ def test_with_a_key_of_their_own_history_and_limits_are_the_keys(tmp_path: Path)
                 assert "gradio_config" in use_key(ann, key).text
                 use_key(bob, other)
                 visitor = Visitor(url, ann)
-                visitor.join("annspage", "My secret is 42.")
-                assert "conv_" in visitor.stream("annspage").text
+                assert "conv_" in visitor.chat("annspage", "My secret is 42.")
                 with httpx2.Client(base_url=gateway.url, headers={"authorization": f"Bearer {key}"}) as direct:
                     titles = [c["metadata"]["title"] for c in direct.get("/v1/conversations").json()["data"]]
                 assert titles == ["My secret is 42."]
                 assert "secret" not in Visitor(url, bob).predict("load", "bobspage", "").text
-                visitor.join("annspage", "Again")
-                assert "Too many messages" in visitor.stream("annspage").text
+                assert "Too many messages" in visitor.chat("annspage", "Again")
 
 
 def test_a_key_is_kept_where_nobody_reads_it_and_forgotten_when_asked(own_keys_url: str, gateway: FakeGateway) -> None:
@@ -278,8 +275,7 @@ def test_a_key_is_kept_where_nobody_reads_it_and_forgotten_when_asked(own_keys_u
         assert "gradio_config" in entered.text
         gateway.state.requests.clear()
         visitor = Visitor(own_keys_url, client)
-        visitor.join("keyspage", "Hello")
-        texts = [entered.text, visitor.stream("keyspage").text, client.get("/key").text, str(dict(client.cookies))]
+        texts = [entered.text, visitor.chat("keyspage", "Hello"), client.get("/key").text, str(dict(client.cookies))]
         assert not [text for text in texts if KEY in text]
         assert {asked["user"] for asked in gateway.state.requests} == {""}
         cookie = entered.history[0].headers["set-cookie"]
@@ -324,8 +320,7 @@ def test_a_key_that_was_revoked_is_told_as_theirs(tmp_path: Path) -> None:
             with httpx2.Client(base_url=gateway.url, headers={"authorization": f"Bearer {gateway.admin_key}"}) as admin:
                 listed = admin.get("/v1/keys").json()["data"]
                 admin.delete(f"/v1/keys/{next(one['id'] for one in listed if one['name'] == 'ann')}")
-            visitor.join("annspage", "Hello")
-            assert "not accepted any more" in visitor.stream("annspage").text
+            assert "not accepted any more" in visitor.chat("annspage", "Hello")
 
 
 def test_keys_are_forgotten_when_they_are_switched_off(gateway: FakeGateway) -> None:
@@ -341,9 +336,7 @@ def test_keys_are_forgotten_when_they_are_switched_off(gateway: FakeGateway) -> 
 
 def test_one_persons_limit_is_not_the_others(tmp_path: Path) -> None:
     def speak(visitor: Visitor) -> str:
-        session = uuid.uuid4().hex
-        assert visitor.join(session, "Hello").status_code == 200
-        return visitor.stream(session).text
+        return visitor.chat(uuid.uuid4().hex, "Hello")
 
     with fake_inference() as fake, run_gateway(tmp_path, fake, user_rpm=2) as gateway:
         with web_ui(gateway.url, api_key=gateway.webui_key) as url:

@@ -55,5 +55,14 @@ class Visitor:
         token = self.send(session, text)
         return self.http.post("/gradio_api/queue/join", json=self.body("watch", session, token))
 
+    def chat(self, session: str, text: str) -> str:
+        """All that the page gets when a message is sent and its answer is watched."""
+        answer = self.http.post("/gradio_api/run/predict", json=self.body("send", session, "", text))
+        assert answer.status_code == 200, answer.text
+        if not (token := self.watched(answer)):
+            return answer.text
+        self.http.post("/gradio_api/queue/join", json=self.body("watch", session, token))
+        return answer.text + self.stream(session).text + self.predict("settle", session, "").text
+
     def stream(self, session: str) -> httpx2.Response:
         return self.http.get("/gradio_api/queue/data", params={"session_hash": session})
