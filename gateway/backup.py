@@ -16,14 +16,14 @@ import tarfile
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from gateway import VERSION
 from gateway.databases import DatabaseError
-from gateway.databases.copies import Contents, contents, copy, require_known
+from gateway.databases.copies import Contents, contents, copy, fold_log, require_known
 from gateway.databases.sqlite import hold_folder
 from gateway.settings import Places
 
@@ -95,7 +95,9 @@ def restore(places: Places, source: IO[bytes], *, force: bool = False) -> tuple[
             targets = {places.DATABASE_NAME: history, **_secrets(places)}
             wanted = {name: target for name in manifest["files"] if (target := targets[name]) is not None}
             if not force:
-                _require_free(wanted, history)
+                _require_free({wanted[name]: told["sha256"] for name, told in manifest["files"].items()}, history)
+            if (there := wanted.get(places.DATABASE_NAME)) and there.exists():
+                fold_log(there)
             _put(folder, wanted)
     finally:
         os.close(held)
@@ -120,8 +122,9 @@ def _elsewhere(how: str) -> BackupError:
     )
 
 
-def _require_free(wanted: Mapping[str, Path], history: Path | None) -> None:
-    taken = [str(target) for target in wanted.values() if target.exists()]
+def _require_free(wanted: Mapping[Path, str], history: Path | None) -> None:
+    """Nothing may be there but what has the SHA-256 that is wanted."""
+    taken = [str(target) for target, sha256 in wanted.items() if target.exists() and not _is(target, sha256)]
     if not taken:
         return
     what = ""
@@ -137,27 +140,53 @@ def _require_free(wanted: Mapping[str, Path], history: Path | None) -> None:
 
 
 def _put(folder: Path, wanted: Mapping[str, Path]) -> None:
-    """First all of it beside its place, so that a disk that becomes full changes nothing.
+    """Puts each file in its place, the database last: what is there then is whole.
 
-    A database's log is removed before it is replaced: it must never be taken for the new one's.
+    A database's log is removed before it is replaced: it must never be taken for the new one's. When this is killed in
+    between, the same command goes on from there: what is as saved hinders nobody (`_require_free`).
     """
-    near: dict[Path, Path] = {}
+    names = sorted(wanted, key=lambda name: name == Places.DATABASE_NAME)
+    near = {name: wanted[name].with_name(f".{wanted[name].name}.restored") for name in names}
     try:
-        for name, target in wanted.items():
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            near[target] = target.with_name(f".{target.name}.restored")
-            shutil.move(folder / name, near[target])
-            near[target].chmod(0o600)
-            _sync(near[target])
-    except OSError as error:
-        for new in near.values():
-            new.unlink(missing_ok=True)
-        raise BackupError(f"{target.parent} cannot be written: {error.strerror}. Nothing was changed.") from None
+        _bring_near(folder, near)
+        _replace({wanted[name]: new for name, new in near.items()})
+    finally:
+        _remove(near.values())
+
+
+def _bring_near(folder: Path, near: Mapping[str, Path]) -> None:
+    """All of it beside its place, on the disk, so that a disk that becomes full changes nothing."""
+    for name, new in near.items():
+        try:
+            new.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.move(folder / name, new)
+            new.chmod(0o600)
+            _sync(new)
+        except OSError as error:
+            raise BackupError(f"{new.parent} cannot be written: {error.strerror}. Nothing was changed.") from None
+
+
+def _replace(near: Mapping[Path, Path]) -> None:
+    replaced: list[str] = []
     for target, new in near.items():
-        for beside in ("-wal", "-shm"):
-            target.with_name(target.name + beside).unlink(missing_ok=True)
-        new.replace(target)
-        _sync(target.parent)
+        try:
+            for beside in ("-wal", "-shm"):
+                target.with_name(target.name + beside).unlink(missing_ok=True)
+            new.replace(target)
+            replaced.append(str(target))
+            _sync(target.parent)
+        except OSError as error:
+            done = f"Only {', '.join(replaced)} came back" if replaced else "Nothing was changed"
+            raise BackupError(
+                f"{target} cannot be replaced: {error.strerror}. {done}; mend that, then repeat the command, before "
+                "the gateway starts."
+            ) from None
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        with suppress(OSError):  # the disk may be read-only by now
+            file.unlink(missing_ok=True)
 
 
 def _unpack(source: IO[bytes], folder: Path) -> dict[str, Any]:
@@ -221,6 +250,12 @@ def _add(archive: tarfile.TarFile, name: str, file: IO[bytes]) -> None:
     entry.mode, entry.mtime = 0o600, int(time.time())
     file.seek(0)
     archive.addfile(entry, file)
+
+
+def _is(path: Path, sha256: str) -> bool:
+    """Whether a file is the one of the backup; a database is not while a log with more lies beside it."""
+    log = path.with_name(f"{path.name}-wal")
+    return path.is_file() and _sha256(path) == sha256 and not (log.exists() and log.stat().st_size)
 
 
 def _sha256(path: Path) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 TOOL_FORMATS = ("engine", "internlm2")
 ENGINES = ("llamacpp", "tgi", "lmdeploy", "openai")
@@ -244,7 +244,7 @@ def _database_url(environ: Mapping[str, str], root: Path) -> str | None:
         except ValueError:  # a port that is none, or half an IPv6 address
             is_whole = False
         if is_whole:
-            return f"postgresql://{rest}"
+            return _with_password(environ, root, f"postgresql://{rest}")
         raise SettingsError(
             "DATABASE_URL must have the form postgresql://user:password@host:port/database; special characters in the "
             "password are written as %40 (@), %2F (/), %23 (#)."
@@ -263,6 +263,22 @@ def _admin_key(environ: Mapping[str, str]) -> str | None:
             "GATEWAY_ADMIN_KEY must have 32 characters or more, such as what `openssl rand -hex 32` prints."
         )
     return key
+
+
+def _with_password(environ: Mapping[str, str], root: Path, url: str) -> str:
+    """The URL with the password of DATABASE_PASSWORD_FILE, when it names a user and has no password of its own."""
+    path, parts = environ.get("DATABASE_PASSWORD_FILE"), urlsplit(url)
+    if not path or not parts.username or parts.password is not None or "password=" in parts.query:
+        return url
+    try:
+        password = (root / path).read_text().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise SettingsError(f"DATABASE_PASSWORD_FILE={path} cannot be read: {why}.") from None
+    if not password:
+        raise SettingsError(f"DATABASE_PASSWORD_FILE={path} is empty; write the database user's password into it.")
+    at = len("postgresql://") + parts.netloc.rindex("@")
+    return f"{url[:at]}:{quote(password, safe='')}{url[at:]}"
 
 
 def _header_word(environ: Mapping[str, str], name: str) -> str | None:

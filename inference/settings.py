@@ -125,7 +125,7 @@ def docker_host() -> str:
 
 
 def _is_private(name: str) -> bool:
-    return name.startswith(("GATEWAY_", "WEBUI_")) or name in ("DATABASE_URL", "REDIS_URL") or name in TOKEN_NAMES
+    return name.startswith(("GATEWAY_", "WEBUI_", "DATABASE_")) or name == "REDIS_URL" or name in TOKEN_NAMES
 
 
 def _runtime_dirs(environ: Mapping[str, str]) -> tuple[Path, ...]:

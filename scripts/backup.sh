@@ -13,11 +13,17 @@ fail() {
   exit 1
 }
 
-has_containers() { [ -n "$("${compose[@]}" ps -aq gateway 2>/dev/null)" ]; }
+# Its words are shown: an engine that does not answer must not look like one without containers.
+ps_of() {
+  "${compose[@]}" ps "$@" || fail "${compose[0]} does not say which containers there are. Start Docker, or say WHERE=folder."
+}
+has_docker() { command -v "${compose[0]}" >/dev/null; }
 has_folder() { [ -x .venv/bin/python ] && [ -e "${DATA_DIR:-data}/gateway.sqlite3" ]; }
 
 if [ -z "$where" ]; then
-  if has_containers; then
+  found=
+  if has_docker; then found=$(ps_of -aq gateway) || exit 1; fi
+  if [ -n "$found" ]; then
     has_folder && fail "there are containers and a folder ${DATA_DIR:-data}. Say which: WHERE=containers or WHERE=folder."
     where=containers
   elif has_folder; then
@@ -28,19 +34,23 @@ if [ -z "$where" ]; then
 fi
 
 backup_of_containers() {
-  [ -n "$("${compose[@]}" ps -q --status running gateway)" ] || fail "the gateway has to run for it: make up"
+  found=$(ps_of -q --status running gateway) || exit 1
+  [ -n "$found" ] || fail "the gateway has to run for it: make up"
   trap 'rm -f "$file.partial"' EXIT
   "${compose[@]}" exec -T gateway python -m gateway backup - >"$file.partial" || fail "nothing was saved."
   mv "$file.partial" "$file"
 }
 
-# The gateway must not run meanwhile, and the web UI reads its secret only when it starts.
+# The gateway must not run meanwhile, and the web UI reads its secret only when it starts. Both start again, also after Ctrl-C.
 restore_to_containers() {
-  local running status=0
-  mapfile -t running < <("${compose[@]}" ps --services --status running | grep -xE 'gateway|webui' || true)
-  [ "${#running[@]}" = 0 ] || "${compose[@]}" stop "${running[@]}"
+  local status=0
+  found=$(ps_of --services --status running) || exit 1
+  mapfile -t running < <(grep -xE 'gateway|webui' <<<"$found" || true)
+  if [ "${#running[@]}" != 0 ]; then
+    trap '"${compose[@]}" start "${running[@]}"' EXIT
+    "${compose[@]}" stop "${running[@]}"
+  fi
   "${compose[@]}" run --rm -T --no-deps gateway python -m gateway restore - ${FORCE:+--force} <"$file" || status=$?
-  [ "${#running[@]}" = 0 ] || "${compose[@]}" start "${running[@]}"
   exit "$status"
 }
 

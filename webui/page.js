@@ -96,6 +96,14 @@
     if (["http:", "https:", "mailto:"].includes(url.protocol)) window.open(url, "_blank", "noopener,noreferrer");
   }, true);
 
+  // --- where something folds, Gradio puts a nameless button into another: only the outer one is for people
+  new MutationObserver((changes) => {
+    for (const { addedNodes } of changes) for (const node of addedNodes) {
+      if (node.nodeType !== Node.ELEMENT_NODE) continue;
+      for (const arrow of (node.closest(".thought-group") ?? node).querySelectorAll(".thought-group .arrow")) arrow.inert = true;
+    }
+  }).observe(html, { subtree: true, childList: true });
+
   // --- who logs out leaves nothing behind for the next person at this browser
   document.addEventListener("submit", (event) => {
     if (!event.target.matches("[data-webui-leaves]")) return;

@@ -64,6 +64,26 @@ def contents(path: Path, *, check: str = "integrity_check") -> Contents:
     return Contents(revision=revision[0] if revision else "none", **counted)
 
 
+def fold_log(path: Path) -> None:
+    """Puts all that is in a database's log into the database, so that losing the log loses nothing.
+
+    A damaged database is left as it is.
+
+    Raises:
+        DatabaseError: somebody reads it, or the disk does not take it. Nothing was lost.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_WAIT_S)) as database:
+            (is_busy, *_) = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        why = "another program reads it" if is_busy else ""
+    except sqlite3.OperationalError as error:
+        why = str(error)
+    except sqlite3.DatabaseError:  # no database at all
+        return
+    if why:
+        raise DatabaseError(f"{path} cannot be replaced now: {why}. Nothing was changed.")
+
+
 def require_known(revision: str) -> None:
     """Raises DatabaseError for a history that a newer version wrote."""
     known = {script.revision for script in ScriptDirectory.from_config(migrations()).walk_revisions()}

@@ -145,7 +145,7 @@ class PostgreSQL:
             if waited_s >= wait_s:
                 raise DatabaseError(
                     f"The database at {self.where} cannot be used: {cause}. Is the server running, and do the name "
-                    "and password in DATABASE_URL fit?"
+                    "and password in DATABASE_URL (or DATABASE_PASSWORD_FILE) fit?"
                 )
             if logged_at == started_at or time.monotonic() - logged_at >= _LOG_EVERY_S:
                 logged_at = time.monotonic()

@@ -36,7 +36,7 @@ print("你好")
 _SAID = """() => {
   const shown = (e) => e.checkVisibility({checkOpacity: false, checkVisibilityCSS: true});
   const texts = [];
-  const skipped = '#chat .message-content, #conversations, #title, code, .status-note, [lang]:not(html), style';
+  const skipped = '#chat .message-content, #list .open, #title, code, .status-note, [lang]:not(html), style';
   for (const e of document.querySelectorAll('body *')) {
     if (!shown(e) || e.closest(skipped)) continue;
     for (const name of ['aria-label', 'title', 'placeholder', 'alt', 'aria-description'])
@@ -173,7 +173,7 @@ def test_the_keyboard_goes_through_the_page_in_reading_order(
     seen: list[str] = []
     where = """() => {
       const e = document.activeElement;
-      const part = e.closest('#new-chat, #conversations, #settings, #account, #chat, #composer');
+      const part = e.closest('#new-chat, #list, #settings, #account, #chat, #composer');
       const r = e.getBoundingClientRect(), s = getComputedStyle(e);
       const ring = s.outlineStyle !== 'none' || s.boxShadow !== 'none' || e.matches('.toggle-button') ||
         getComputedStyle(e.closest('label') || e).outlineStyle !== 'none';
@@ -188,7 +188,7 @@ def test_the_keyboard_goes_through_the_page_in_reading_order(
         assert has_ring or not part, f"the focus cannot be seen: {html}"
         if part == "composer":
             break
-    wanted = ["new-chat", "conversations", "settings", "account", "chat", "composer"]
+    wanted = ["new-chat", "list", "settings", "account", "chat", "composer"]
     assert [part for part in wanted if part in seen] == [part for part in dict.fromkeys(seen) if part in wanted]
-    assert {"new-chat", "conversations", "account", "composer"} <= set(seen)
+    assert {"new-chat", "list", "account", "composer"} <= set(seen)
     context.close()

@@ -12,11 +12,12 @@ import urllib.error
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.containers.compose_stack import ComposeStack, require_docker, running
+from tests.containers.compose_stack import ROOT, ComposeStack, require_docker, running
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
 MODEL = "smollm2-135m-instruct"
@@ -126,6 +127,29 @@ def test_the_history_is_the_same_at_every_gateway(stack: ComposeStack, key: str)
         path = f"/v1/responses/{kept['id']}"
         told = stack.compose("exec", "-T", "--index", number, "gateway", "python", "-c", look, path)
         assert json.loads(told)["output"] == kept["output"], number
+
+
+def test_commands_in_a_container_are_about_the_history_of_all_gateways(stack: ComposeStack, key: str) -> None:
+    made = stack.compose("exec", "-T", "gateway", "python", "-m", "gateway", "keys", "create", "--name", "by command")
+    assert stack.ask("/v1/responses", made.split()[-1], {"model": MODEL, "input": "Hi", "max_output_tokens": 2})[
+        "output"
+    ]
+    assert "by command" in json.dumps(stack.ask("/v1/keys", key))
+    assert "by command" in stack.compose(
+        "exec", "-T", "--index", "2", "gateway", "python", "-m", "gateway", "keys", "list"
+    )
+
+
+def test_a_history_in_postgresql_is_not_called_saved(stack: ComposeStack, tmp_path: Path) -> None:
+    command = ["docker", "compose", "exec", "-T", "gateway", "python", "-m", "gateway", "backup", "-"]
+    done = subprocess.run(command, env=stack.environment(), capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "backed up with pg_dump" in done.stderr
+    command = ["make", "backup", f"TO={tmp_path / 'b.tar.gz'}", "WHERE=containers"]
+    done = subprocess.run(command, env=stack.environment(), capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode != 0
+    assert "backed up with pg_dump" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_gateway_killed_under_load_costs_its_own_answers_only_and_no_stored_turn(

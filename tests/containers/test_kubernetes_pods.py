@@ -46,8 +46,8 @@ class Cluster:
     gateway: ComposeStack
     webui_port: int = field(default_factory=free_port)
 
-    def pod(self, name: str, *options: str) -> str:
-        """Runs the init containers to their end, then starts the container; returns its name."""
+    def pod(self, name: str, *options: str, **environ: str) -> str:
+        """Runs the init containers to their end, then starts the container, also with `environ`; returns its name."""
         (workload,) = (
             one["spec"]["template"]["spec"]
             for one in self.resources
@@ -57,6 +57,7 @@ class Cluster:
         for one in workload.get("initContainers", ()):
             docker("run", "--rm", *self._as_said(one, workload, volumes, f"{PROJECT}-{name}-{one['name']}"))
         (main,) = workload["containers"]
+        main["env"] = [*main.get("env", ()), *({"name": key, "value": value} for key, value in environ.items())]
         docker("run", "-d", *options, *self._as_said(main, workload, volumes, f"{PROJECT}-{name}"))
         return f"{PROJECT}-{name}"
 
@@ -123,9 +124,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         assert docker("wait", prepare).strip() == "0", docker("logs", prepare)
         one.pod("redis", "--network-alias", "redis")
         one.pod("inference", "--network-alias", "inference-0.inference")
-        sqlite = ("-e", "DATABASE_URL=sqlite:////data/gateway.sqlite3")
         at = ("-p", f"127.0.0.1:{front.gateway_port}:8000", "--network-alias", "gateway")
-        one.pod("gateway", *sqlite, *at)
+        one.pod("gateway", *at, DATABASE_URL="sqlite:////data/gateway.sqlite3")
         one.pod("webui", "-p", f"127.0.0.1:{one.webui_port}:7860")
         yield one
     finally:

@@ -103,6 +103,14 @@ def test_jobs_are_done_and_a_chat_goes_through(stack: SwarmStack, key: str) -> N
         assert b"gradio" in page.read().lower()
 
 
+def test_a_key_that_is_made_in_one_container_works_at_all_gateways(stack: SwarmStack) -> None:
+    container = stack.containers("gateway")[0]
+    made = docker("exec", container, "python", "-m", "gateway", "keys", "create", "--name", "by command").split()[-1]
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 2}
+    for _ in range(6):
+        assert stack.front.ask("/v1/chat/completions", made, body)["choices"]
+
+
 def test_services_of_ours_have_no_rights_and_only_two_ports_are_open(stack: SwarmStack) -> None:
     for service in ("gateway", "webui", "inference"):
         found = json.loads(docker("inspect", stack.containers(service)[0]))[0]

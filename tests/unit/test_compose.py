@@ -42,3 +42,11 @@ def test_inference_publishes_nothing_and_everything_else_only_where_bind_says() 
     services = re.split(r"^  (?=[a-z]+:$)", (ROOT / "docker-compose.yml").read_text(), flags=re.MULTILINE)
     inference = next(one for one in services if one.startswith("inference:"))
     assert "ports" not in inference
+
+
+def test_no_command_alone_knows_where_the_history_is() -> None:
+    """What PID 1's shell exports, `docker compose exec gateway python -m gateway keys` would not see."""
+    manifests = (ROOT / "deploy" / "kubernetes" / "base" / "gateway.yaml").read_text()
+    for text in (text_of_files(), (ROOT / "deploy" / "swarm.yml").read_text(), manifests):
+        assert "export" not in text
+    assert "DATABASE_URL: ${DATABASE_URL:-postgresql://internlm@" in text_of_files(), "one of .env wins"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from gateway.settings import Places, Settings, SettingsError, UpstreamAddress
 from gateway.wire import Address
@@ -165,3 +166,38 @@ def test_a_database_url_that_is_none_is_refused_without_showing_it(given: str) -
         Places.from_env({"DATABASE_URL": given}, ROOT)
     assert "DATABASE_URL" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("postgresql://u@db:5433/x?sslmode=require", "postgresql://u:p%40%2F%23%25%20%C3%A9@db:5433/x?sslmode=require"),
+        ("postgres://u%40h@[::1]/x", "postgresql://u%40h:p%40%2F%23%25%20%C3%A9@[::1]/x"),
+        ("postgresql://u@h@db/x", "postgresql://u@h:p%40%2F%23%25%20%C3%A9@db/x"),
+        ("postgresql://u:own@db/x", "postgresql://u:own@db/x"),
+        ("postgresql://u:@db/x", "postgresql://u:@db/x"),
+        ("postgresql://u@db/x?password=own", "postgresql://u@db/x?password=own"),
+        ("postgresql:///x?host=/run/postgresql", "postgresql:///x?host=/run/postgresql"),
+        ("sqlite:////x.db", "sqlite:////x.db"),
+    ],
+)
+def test_a_password_is_read_from_a_file_where_the_url_has_a_user_and_none(
+    given: str, meant: str, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("p@/#% é\n")
+    environ = {"GATEWAY_UPSTREAMS": "llamacpp=http://127.0.0.1:8080", "DATABASE_PASSWORD_FILE": "key"}
+    places = Places.from_env(environ | {"DATABASE_URL": given}, tmp_path)
+    assert places.database == Settings.from_env(environ | {"DATABASE_URL": given}, tmp_path).database == meant
+    assert "p%40" not in repr(places)
+    password = make_url(meant).password if meant.startswith("postgresql") else None
+    assert password in ("p@/#% é", "own", "", None), "as SQLAlchemy reads it"
+
+
+def test_a_password_file_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    (tmp_path / "empty").write_text("\n")
+    for name, words in {"bytes": "it is no text", "empty": "is empty", "none": "No such file or directory"}.items():
+        environ = {"DATABASE_URL": "postgresql://u@db/x", "DATABASE_PASSWORD_FILE": name}
+        with pytest.raises(SettingsError, match=f"DATABASE_PASSWORD_FILE={name} .*{words}"):
+            Places.from_env(environ, tmp_path)
+        assert Places.from_env(environ | {"DATABASE_URL": "postgresql://u:own@db/x"}, tmp_path).is_elsewhere

@@ -61,7 +61,7 @@ def test_the_short_runtime_folder_comes_first():
 
 
 def test_a_child_does_not_inherit_the_other_packages_secrets(monkeypatch):
-    for name in ("GATEWAY_UPSTREAM_KEYS", "WEBUI_API_KEY_FILE", "DATABASE_URL", "REDIS_URL"):
+    for name in ("GATEWAY_UPSTREAM_KEYS", "WEBUI_API_KEY_FILE", "DATABASE_URL", "DATABASE_PASSWORD_FILE", "REDIS_URL"):
         monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("PIP_INDEX_URL", "https://mirror")
     environment = child_environment(EXTRA="x")
