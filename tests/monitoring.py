@@ -11,7 +11,7 @@ import yaml
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "gateway.json"
-_COMPARISON = re.compile(r" (==|>|<) (?=[0-9.]+$)")
+_COMPARISON = re.compile(r" (==|>|<) (?=[0-9.]+(?: or |$))")
 _METRIC = re.compile(r"\b(?:gateway|process|tgi)_[a-z_]+")
 
 

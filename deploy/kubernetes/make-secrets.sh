@@ -13,4 +13,5 @@ make webui.key sk-
 make webui.secret ""
 make engine.key ""
 make database.key ""
+make metrics.token ""
 echo "$PWD/secrets"

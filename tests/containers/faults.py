@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import time
 import urllib.error
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
 STORED = {"input": "Hi", "max_output_tokens": 4}
 SILENCE_S = 8
 """The gateway of the stack that is made to fail waits so long for a token."""
+CHECKPOINT_S = 2
+"""At most so much text is lost when a gateway is killed (gateway/open_turns.py)."""
 MIB = 1 << 20
 PLENTY = 8 << 30
 TAKE_MEMORY = """
@@ -116,12 +119,33 @@ class Faults:
         return containers
 
 
+def within(upper_s: float) -> float:
+    """A deadline for what takes up to `upper_s` in the table of docs/deploy-docker.md: ten times as long."""
+    return max(20.0, 10 * upper_s)
+
+
+def words_in(events: bytes) -> str:
+    """The text in a stream, or in a part of one; a last line that is cut off is left out."""
+    told = [json.loads(line[6:]) for line in events.split(b"\n")[:-1] if line.startswith(b"data: {")]
+    return "".join(event["delta"] for event in told if event["type"] == "response.output_text.delta")
+
+
 @dataclass
 class OpenAnswer:
     """A stored answer that has begun to come."""
 
     stream: http.client.HTTPResponse
     id: str
+    begun: str
+    """The first words, which the client has."""
+
+    def read_on(self, seconds: float) -> None:
+        """So long that a checkpoint has stored what had begun."""
+        deadline = time.monotonic() + seconds
+        for _ in self.stream:
+            if time.monotonic() > deadline:
+                return
+        pytest.fail(f"the answer ended within {seconds:g} s")
 
     def rest(self) -> bytes:
         """What still comes; b"cut" is added when the connection breaks off."""
@@ -137,13 +161,14 @@ def begin_answer(stack: Asked, key: str, **more: Any) -> OpenAnswer:
     """A long one, of which some text has come."""
     body = {"input": LONG, "stream": True, "max_output_tokens": 2000, "temperature": 0, **more}
     answer = stack.open("/v1/responses", key, body)
-    response_id = ""
+    response_id = begun = ""
     for line in answer:
         if line.startswith(b"data: {"):
             event = json.loads(line[6:])
             response_id = response_id or event.get("response", {}).get("id", "")
-            if event["type"] == "response.output_text.delta":
-                return OpenAnswer(answer, response_id)
+            begun += event["delta"] if event["type"] == "response.output_text.delta" else ""
+            if begun:
+                return OpenAnswer(answer, response_id, begun)
     pytest.fail("the answer ended before it began")
 
 

@@ -15,7 +15,7 @@ import docker
 import pytest
 
 from tests.containers.compose_stack import TAG, ComposeStack
-from tests.containers.faults import CHAT, STORED, begin_answer, kept, refusal_of, text_of
+from tests.containers.faults import CHAT, STORED, begin_answer, kept, refusal_of, text_of, within
 from tests.containers.one_gateway import OneGateway, one_gateway
 from tests.containers.small_disk import SmallDisk, small_disk
 
@@ -125,6 +125,7 @@ def test_a_disk_that_fails_and_turns_read_only_stops_the_history_and_not_the_cha
         gateway.wait()
         assert kept(gateway, key, before["id"])["output"] == before["output"]
         assert gateway.ask("/v1/responses", key, STORED)["id"]
+        assert time.monotonic() - begun < within(12.3)
         log.info("disk read-only: stored again %.1f s after a restart began", time.monotonic() - begun)
 
 

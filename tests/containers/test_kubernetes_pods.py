@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -107,7 +108,8 @@ def clear() -> None:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     require_docker()
     if shutil.which("kubectl") is None or os.geteuid() != 0:
-        pytest.skip("needs kubectl, which renders the manifests, and root, which gives volumes to their groups")
+        say = pytest.fail if "kubectl" in os.environ.get("TESTS_MAY_NOT_SKIP", "") else pytest.skip
+        say("needs kubectl, which renders the manifests, and root, which gives volumes to their groups")
     folder = tmp_path_factory.mktemp("pods")
     copy = folder / "kubernetes"
     shutil.copytree(ROOT / "deploy" / "kubernetes", copy, ignore=shutil.ignore_patterns("secrets"))
@@ -138,6 +140,14 @@ def test_a_chat_goes_through_with_the_key_of_the_secret(cluster: Cluster) -> Non
     assert (status["ready"], status["model"], status["context_tokens"]) == (True, MODEL, 4096)
     kept = cluster.gateway.ask("/v1/responses", cluster.admin_key, {"input": "Hi", "max_output_tokens": 4})
     assert cluster.gateway.ask(f"/v1/responses/{kept['id']}", cluster.admin_key)["output"] == kept["output"]
+
+
+def test_prometheus_is_answered_with_the_token_of_the_secret(cluster: Cluster) -> None:
+    token = (cluster.folder / "kubernetes" / "base" / "secrets" / "metrics.token").read_text()
+    with cluster.gateway.open("/metrics", token) as answer:
+        assert b"\ngateway_slots " in answer.read()
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        cluster.gateway.open("/metrics", "guessed")
 
 
 def test_the_page_answers_and_its_key_is_the_gateways(cluster: Cluster) -> None:

@@ -17,6 +17,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from gateway.dialects import llamacpp, tgi
+from gateway.routes import ops
+
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -94,6 +97,47 @@ def who_may_enter(resources: list[Resource], name: str) -> set[str]:
                     own = {app: pod["metadata"]["labels"] for app, pod in pods(resources).items()}
                     allowed |= {app for app, its in own.items() if matches(source["podSelector"], its)}
     return allowed
+
+
+def reached_from(resources: list[Resource], name: str) -> set[tuple[str, str]]:
+    """What any policy lets the pods called `name` out to: a pod, or a namespace or range of addresses, and a port."""
+    own = {app: pod["metadata"]["labels"] for app, pod in pods(resources).items()}
+    allowed: set[tuple[str, str]] = set()
+    for one in of_kind(resources, "NetworkPolicy").values():
+        if not matches(one["spec"]["podSelector"], own[name]):
+            continue
+        for rule in one["spec"].get("egress", ()):
+            ports = [f"{port.get('protocol', 'TCP')} {port['port']}" for port in rule["ports"]]
+            for target in rule["to"]:
+                if "podSelector" in target:
+                    reached = [app for app, its in own.items() if matches(target["podSelector"], its)]
+                elif "namespaceSelector" in target:
+                    reached = list(target["namespaceSelector"]["matchLabels"].values())
+                else:
+                    reached = [target["ipBlock"]["cidr"]]
+                allowed |= {(app, port) for app in reached for port in ports}
+    return allowed
+
+
+def addressed_by(resources: list[Resource], name: str) -> set[tuple[str, str]]:
+    """The pods behind the addresses in a pod's settings and command, each with the port's name."""
+    settings = of_kind(resources, "ConfigMap")
+    pod = pods(resources)[name]
+    text = yaml.safe_dump(pod, width=1000)
+    if name == "gateway":  # the one whose settings have addresses; the others read the same ConfigMap for the model
+        text += yaml.safe_dump(
+            [settings[source["configMapRef"]["name"]] for one in containers(pod) for source in one.get("envFrom", ())]
+        )
+    addressed: set[tuple[str, str]] = set()
+    for host in re.findall(r"(?:://|@)([\w.-]+):\d+", text):
+        service = of_kind(resources, "Service")[host.rpartition(".")[2]]["spec"]
+        (target,) = (
+            app
+            for app, one in pods(resources).items()
+            if matches({"matchLabels": service["selector"]}, one["metadata"]["labels"])
+        )
+        addressed |= {(target, f"TCP {port['targetPort']}") for port in service["ports"]}
+    return addressed
 
 
 # --- the API's word
@@ -207,6 +251,9 @@ def test_images_and_commands_are_those_that_we_build(resources: list[Resource]) 
     for pod in pods(resources).values():
         for one in containers(pod):
             target = re.fullmatch(r"internlm-stack/(\w+):latest", one["image"])
+            assert (
+                target is None or one["imagePullPolicy"] == "IfNotPresent"
+            )  # `latest` alone would mean: always fetched
             assert target[1] in targets if target else f":-{one['image']}}}" in compose, one["image"]
             words = " ".join([*one.get("command", ()), *one.get("args", ())])
             for module in re.findall(r"python -m (\w+)", words):
@@ -245,6 +292,18 @@ def test_only_the_gateway_reaches_the_engine_and_the_databases(resources: list[R
     assert who_may_enter(resources, "prepare") == set()
 
 
+def test_each_pod_gets_out_to_the_addresses_in_its_settings_and_to_no_other(resources: list[Resource]) -> None:
+    names = {("kube-system", "UDP 53"), ("kube-system", "TCP 53")}
+    gateway = addressed_by(resources, "gateway")
+    assert gateway == {("inference", "TCP http"), ("postgres", "TCP postgres"), ("redis", "TCP redis")}
+    assert addressed_by(resources, "webui") == {("gateway", "TCP http")}
+    assert reached_from(resources, "gateway") == gateway | names
+    assert reached_from(resources, "webui") == addressed_by(resources, "webui") | names
+    assert reached_from(resources, "prepare") == {("0.0.0.0/0", "TCP 443"), ("::/0", "TCP 443")} | names
+    for name in ("inference", "postgres", "redis"):
+        assert reached_from(resources, name) == set()
+
+
 def test_a_policy_selects_pods_that_exist_and_ports_that_they_have(resources: list[Resource]) -> None:
     found = pods(resources)
     for name, one in of_kind(resources, "NetworkPolicy").items():
@@ -266,6 +325,47 @@ def test_a_gateway_that_ends_has_time_to_drain(resources: list[Resource]) -> Non
     assert rolling == {"maxUnavailable": 0, "maxSurge": 1}
 
 
+def test_probes_ask_for_paths_that_are_there(resources: list[Resource]) -> None:
+    """The web UI's is asked for in tests/contract/webui/test_webui_page.py."""
+    gateway = {getattr(route, "path", "") for route in ops.router.routes}
+    engine = {(tgi if "text-generation-inference" in str(pods(resources)["inference"]) else llamacpp).HEALTH_PATH}
+    served = {"gateway": gateway & {"/healthz"}, "webui": {"/robots.txt"}, "inference": engine}
+    for name, paths in served.items():
+        (one,) = pods(resources)[name]["spec"]["containers"]
+        for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+            probe = one[kind]["httpGet"]
+            assert probe["path"] in paths, f"{name}: {kind}"
+            assert probe["port"] in {port["name"] for port in one["ports"]}, f"{name}: {kind}"
+
+
+def test_gateways_become_more_before_their_core_is_used_up(resources: list[Resource]) -> None:
+    scaler = of_kind(resources, "HorizontalPodAutoscaler")["gateway"]["spec"]
+    (metric,) = scaler["metrics"]
+    (gateway,) = pods(resources)["gateway"]["spec"]["containers"]
+    assert gateway["resources"]["requests"]["cpu"] == "500m"  # a share is one of what was requested
+    assert (metric["resource"]["name"], metric["resource"]["target"]["type"]) == ("cpu", "Utilization")
+    assert 50 <= metric["resource"]["target"]["averageUtilization"] <= 100
+    assert 2 <= scaler["minReplicas"] < scaler["maxReplicas"]
+
+
+def test_prometheus_has_a_token_that_the_gateway_knows(resources: list[Resource]) -> None:
+    (gateway,) = pods(resources)["gateway"]["spec"]["containers"]
+    given = {one["name"]: one.get("value") for one in gateway["env"]}
+    assert given["GATEWAY_METRICS_TOKEN_FILE"] == "/keys/metrics.token"
+
+
+def test_a_page_is_never_torn_between_two_web_uis(resources: list[Resource]) -> None:
+    spec = of_kind(resources, "Deployment")["webui"]["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_the_job_is_gone_before_the_next_apply_or_the_documents_say_how(resources: list[Resource]) -> None:
+    """A Job's template cannot be changed, and the name of its settings does with each of them."""
+    assert of_kind(resources, "Job")["prepare"]["spec"]["ttlSecondsAfterFinished"] <= 300
+    said = (ROOT / "docs" / "deploy-kubernetes.md").read_text()
+    assert said.count("kubectl -n internlm delete job prepare --ignore-not-found") >= 2
+
+
 def test_an_engine_has_half_an_hour_to_load(resources: list[Resource]) -> None:
     (engine,) = pods(resources)["inference"]["spec"]["containers"]
     probe = engine["startupProbe"]
@@ -277,7 +377,7 @@ def test_an_engine_has_half_an_hour_to_load(resources: list[Resource]) -> None:
 
 def test_secrets_are_fresh_each_time_and_none_is_in_git(folder: Path) -> None:
     made = {path.name: path.read_text() for path in (folder / "base" / "secrets").iterdir()}
-    assert len({value.removeprefix("sk-") for value in made.values()}) == 5
+    assert len({value.removeprefix("sk-") for value in made.values()}) == 6
     assert all(len(value) >= 64 for value in made.values())
     assert all(path.stat().st_mode & 0o077 == 0 for path in (folder / "base" / "secrets").iterdir())
     subprocess.run([folder / "make-secrets.sh"], check=True, capture_output=True)
