@@ -1,13 +1,8 @@
 #!/usr/bin/env bash
 # Runs every test that this machine can run. As root it installs Debian's packages that are missing: Chromium for the
-<<<<<<< HEAD
 # browser tests, nginx, PostgreSQL, Redis, Node.js and git-lfs; otherwise their tests are skipped, and pytest's summary says so.
-# The tests of containers run where a Docker engine answers.
-=======
-# browser tests, PostgreSQL, Redis, Node.js and git-lfs; otherwise their tests are skipped, and pytest's summary says so.
 # The tests of containers run where a Docker engine answers, those of the Kubernetes manifests where there is a kubectl of
 # 1.27 or newer, which Debian 12 does not have.
->>>>>>> f2
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -145,7 +145,6 @@ def test_half_an_emoji_is_no_error(gateway: FakeGateway, ann: Visitor) -> None:
     assert (asked["input"], asked["instructions"]) == ("a \ufffd b", "be \ufffd brief")
 
 
-<<<<<<< HEAD
 # What the page of the installed Gradio needs. Everything else that it opens has to be closed, whatever its version.
 NEEDED = {
     "/", "/assets/{path:path}", "/static/{path:path}", "/favicon.ico", "/robots.txt", "/manifest.json", "/theme.css",
@@ -237,9 +236,9 @@ def test_whoever_says_where_the_page_is_gets_only_their_own_answer(ann: Visitor)
     page = ann.http.get("/", headers={"x-forwarded-prefix": "/chat", "x-forwarded-proto": "https"})
     assert "Path=/chat;" in page.headers["set-cookie"]
     assert page.headers["cache-control"] == "private, no-cache"
-=======
+
+
 def test_what_kubernetes_asks_for_is_answered_to_who_has_no_cookie(url: str) -> None:
     manifest = Path(__file__).resolve().parents[3] / "deploy" / "kubernetes" / "base" / "webui.yaml"
     (path,) = set(re.findall(r"httpGet: \{path: (\S+),", manifest.read_text()))
     assert httpx2.get(url + path, trust_env=False).status_code == 200
->>>>>>> f2
