@@ -16,6 +16,8 @@ WORKDIR /
 
 FROM ${BASE} AS tools
 ARG PYTHON=python3
+# An index in the place of PyPI; what comes from it is compared with the hashes all the same.
+ARG PIP_INDEX_URL=
 WORKDIR /src
 COPY requirements.lock pyproject.toml ./
 # Every wheel is compared with its hash here; what is installed below is taken from these files alone. The pip that

@@ -41,22 +41,40 @@ test-fast: setup-dev ## unit and contract tests, one to two minutes, no network
 test: setup-dev ## everything that this machine can run
 	scripts/test.sh
 
-# No card here: llama.cpp on the CPU. `make up COMPOSE_FILES="…"` names others, see docs/deploy-docker.md.
-COMPOSE_FILES ?= -f docker-compose.yml $(shell command -v nvidia-smi >/dev/null || echo -f docker-compose.cpu.yml)
-# SCALE=3: so many gateways behind nginx. Give it to down, logs and ps, too.
-COMPOSE := docker compose $(COMPOSE_FILES) $(if $(SCALE),-f docker-compose.scale.yml)
+# What .env says about a variable, as docker compose reads it from there.
+of_env_file = $(shell sed -nE "s/^$(1)=['\"]?([^'\"]*).*/\1/p" .env 2>/dev/null | tail -n 1)
+
+# COMPOSE_FILE, in the environment or in .env, names the files for make and for docker compose alike. Without it: no card
+# here means llama.cpp on the CPU, and SCALE=3 so many gateways behind nginx (give it to all targets). COMPOSE_FILES="-f …"
+# counts before all that.
+NAMED_FILES := $(or $(COMPOSE_FILE),$(call of_env_file,COMPOSE_FILE))
+ifdef COMPOSE_FILES
+  SCALE_FILE := $(if $(SCALE),-f docker-compose.scale.yml)
+else ifneq ($(NAMED_FILES),)
+  ifneq ($(and $(SCALE),$(if $(findstring docker-compose.scale.yml,$(NAMED_FILES)),,lacks)),)
+    $(error SCALE=$(SCALE) needs docker-compose.scale.yml, which COMPOSE_FILE=$(NAMED_FILES) does not name: add it there)
+  endif
+else
+  COMPOSE_FILES := -f docker-compose.yml $(shell command -v nvidia-smi >/dev/null || echo -f docker-compose.cpu.yml)
+  SCALE_FILE := $(if $(SCALE),-f docker-compose.scale.yml)
+endif
+COMPOSE := docker compose $(COMPOSE_FILES) $(SCALE_FILE) $(if $(OBSERVE),--profile observability)
+# Without its profile compose leaves a service alone, on the way down, too.
+COMPOSE_ALL := $(COMPOSE) $(if $(OBSERVE),,--profile observability)
 
 # The base image: `make images BASE=…`, or what `make pin-images` has written.
-BASE ?= $(shell sed -n 's/^PYTHON_IMAGE=//p' .env 2>/dev/null)
+BASE ?= $(call of_env_file,PYTHON_IMAGE)
+TAG ?= $(call of_env_file,TAG)
+PIP_INDEX_URL ?= $(call of_env_file,PIP_INDEX_URL)
 IMAGES := gateway webui cpu app
-DOCKER_BUILD = docker build -f Dockerfile.app $(if $(BASE),--build-arg BASE=$(BASE))
+DOCKER_BUILD = docker build -f Dockerfile.app $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(PIP_INDEX_URL),--build-arg PIP_INDEX_URL=$(PIP_INDEX_URL))
 
 .PHONY: images
 images: ## build the four images of Dockerfile.app (BASE=… another base image)
 	for target in $(IMAGES); do \
 	  $(DOCKER_BUILD) --target $$target --build-arg REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) \
 	    --build-arg SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) \
-	    -t internlm-stack/$$target:$${TAG:-latest} . || exit; \
+	    -t internlm-stack/$$target:$(or $(TAG),latest) . || exit; \
 	done
 
 .PHONY: pin-images
@@ -69,28 +87,40 @@ wheelhouse: ## fill build/wheelhouse with the packages of requirements.lock, for
 
 .PHONY: sbom
 sbom: setup-dev ## list what is in each of the four images in build/sbom (CycloneDX)
-	@$(PY) scripts/sbom.py $${TAG:-latest} $(IMAGES)
+	@$(PY) scripts/sbom.py $(or $(TAG),latest) $(IMAGES)
 
 .PHONY: audit
 audit: setup-dev ## ask PyPI for known vulnerabilities of every locked package; needs a network
 	@scripts/audit.sh requirements.lock requirements-dev.lock requirements-clients.lock
 
 .PHONY: up
-up: ## start the containers, and wait until the model answers (SCALE=3: so many gateways)
-	$(COMPOSE) up -d --build --wait $(if $(SCALE),--scale gateway=$(SCALE))
-	$(COMPOSE) ps
+up: ## start the containers, and wait until the model answers (SCALE=3: so many gateways; OBSERVE=1: Prometheus, Grafana)
+	@scripts/up.sh "$(SCALE)" $(COMPOSE)
 
 .PHONY: down
 down: ## stop and remove the containers; models, history and keys stay
-	$(COMPOSE) --profile observability down --remove-orphans
+	$(COMPOSE_ALL) down --remove-orphans
+
+.PHONY: stop
+stop: ## stop the containers; `make up` starts them again
+	$(COMPOSE_ALL) stop
+
+.PHONY: restart
+restart: ## stop the containers that are there, and start them again
+	$(COMPOSE) restart
+
+.PHONY: purge
+purge: ## remove the containers and all that they stored: models, history, keys; asks first
+	@read -r -p "This removes models, history and keys of the containers for good. Type yes: " answer && [ "$$answer" = yes ]
+	docker compose -f docker-compose.yml -f docker-compose.scale.yml --profile observability down --volumes --remove-orphans
 
 .PHONY: logs
 logs: ## what the containers say, as it comes
-	$(COMPOSE) logs --follow --tail 100
+	$(COMPOSE_ALL) logs --follow --tail 100
 
 .PHONY: ps
 ps: ## the containers and their health
-	$(COMPOSE) ps -a
+	$(COMPOSE_ALL) ps -a
 
 .PHONY: swarm-stack
 swarm-stack: setup-dev ## write deploy/swarm.yml anew from the compose files, which a test compares

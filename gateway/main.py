@@ -20,6 +20,7 @@ from gateway.admission import Admission
 from gateway.auth import Caller, Keys
 from gateway.background import BackgroundAnswers
 from gateway.database import Database, DatabaseError
+from gateway.databases.copies import conversations_in
 from gateway.direct import Direct, DirectRoute
 from gateway.documented import ERRORS
 from gateway.error_answers import (
@@ -44,7 +45,7 @@ from gateway.routes import completions, conversations, history, native, ops, res
 from gateway.routes import keys as key_routes
 from gateway.schemas import ChatRequest, CompletionRequest
 from gateway.scrape import look_at
-from gateway.settings import Settings
+from gateway.settings import Places, Settings
 from gateway.shared_answers import SharedAnswers
 from gateway.store import Store
 from gateway.turn import Parts
@@ -70,6 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
         DatabaseError: the store cannot be opened, or another gateway has it, or the files with the web UI's key and the
             token for /metrics cannot be used.
     """
+    warn_of_unused_history(settings)
     database = Database(settings.database, hold=True, wait_s=settings.database_wait_s)
     keys = Keys(database)
     with database.alone("first keys"):  # gateways that share a database may share the folder too
@@ -195,6 +197,18 @@ def _tracing(settings: Settings) -> Tracing | None:
 def _metrics_tokens(settings: Settings) -> frozenset[str]:
     kept = None if settings.metrics_token_file is None else kept_token(settings.metrics_token_file)
     return frozenset(token for token in (settings.metrics_token, kept) if token is not None)
+
+
+def warn_of_unused_history(settings: Settings) -> None:
+    """Who goes from one gateway to several would else see an empty history, and know of no reason."""
+    left = settings.data_dir / Places.DATABASE_NAME
+    if settings.database != f"sqlite:///{left}" and (count := conversations_in(left)):
+        log.warning(
+            "the history in %s (conversations: %d, and its API keys) is not used while DATABASE_URL is set; it stays "
+            "as it is, and is used again by a gateway without DATABASE_URL",
+            left,
+            count,
+        )
 
 
 def _make_first_keys(keys: Keys, settings: Settings) -> None:

@@ -37,6 +37,12 @@ PY
   read -r good bad < <(tail -n 1 <<<"$counted")
   if [ "$good" = 0 ]; then
     cause=$(grep -v '^ *$' "$part.err" | tail -n 1 | cut -c1-300)
+    case $cause in
+      *"not found on PyPI"*)
+        echo "audit: nothing is known about one package, so nothing was looked at (${cause##*audited: } is not on https://pypi.org)." \
+          "Take a version that is there, then run make lock." >&2
+        exit 2 ;;
+    esac
     echo "audit: nothing was looked at (${cause:-exit code $code}). Run it where https://pypi.org can be reached." >&2
     exit 2
   fi

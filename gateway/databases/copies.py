@@ -84,6 +84,17 @@ def fold_log(path: Path) -> None:
         raise DatabaseError(f"{path} cannot be replaced now: {why}. Nothing was changed.")
 
 
+def conversations_in(path: Path) -> int:
+    """How many conversations a SQLite file holds; 0 also when there is none, or none of ours that can be read."""
+    if not path.is_file():
+        return 0
+    try:
+        with _opened(path) as database:
+            return int(database.execute("SELECT count(*) FROM conversations").fetchone()[0])
+    except DatabaseError:
+        return 0
+
+
 def require_known(revision: str) -> None:
     """Raises DatabaseError for a history that a newer version wrote."""
     known = {script.revision for script in ScriptDirectory.from_config(migrations()).walk_revisions()}

@@ -92,7 +92,6 @@ class ComposeStack(Asked):
             "WEBUI_PORT": str(self.webui_port),
             "COMPOSE_PROJECT_NAME": self.project,
             "COMPOSE_FILE": os.pathsep.join(self.files),
-            "COMPOSE_FILES": " ".join(f"-f {file}" for file in self.files),
         }
         return {**os.environ, **own, **self.environ}
 

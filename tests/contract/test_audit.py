@@ -97,6 +97,24 @@ def test_a_package_that_is_skipped_is_no_pass(database: ScriptedServer, tmp_path
     assert "looked at" in done.stderr
 
 
+def test_a_version_that_pypi_does_not_have_is_not_called_a_network_failure(lock: Path, tmp_path: Path) -> None:
+    """The words are pip-audit's (its _service/pypi.py and _cli.py); its address of PyPI cannot be changed."""
+    words = "ERROR:pip_audit._cli:good: Dependency not found on PyPI and could not be audited: good (1.0)"
+    (tmp_path / "pip_audit.py").write_text(f"import sys\nsys.exit({words!r})\n")
+    done = subprocess.run(
+        ["bash", "scripts/audit.sh", str(lock)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "good (1.0) is not on https://pypi.org" in done.stderr
+    assert "can be reached" not in done.stderr
+
+
 def _says_so(done: subprocess.CompletedProcess[str]) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(

@@ -15,6 +15,7 @@ NOT_PASSED = {
     *("INFERENCE_MODELS_FILE", "INFERENCE_TGI_IMAGE", "INFERENCE_PRESTART", "INFERENCE_LISTEN", "XDG_RUNTIME_DIR"),
     *("TMPDIR", "WEBUI_API_KEY", "WEBUI_SECRET_FILE", "PYTHON", "SETUP_SKIP_DISK_CHECK"),
     *("WEBUI_USERS_FILE", "WEBUI_OIDC_CLIENT_SECRET_FILE"),
+    "COMPOSE_FILE",  # docker compose's own
     *("GATEWAY_REPLICAS", "SWARM_PLACE", "SWARM_DATABASE_PLACE"),  # Docker Swarm's
     *("APP_PLATFORM", "APP_PACKAGES", "SPACES_ZERO_GPU", "XDG_CACHE_HOME", "XDG_DATA_HOME", "PIP_INDEX_URL"),
     *("UV_PYTHON_INSTALL_MIRROR", "HF_TOKEN_FILE", "MODELSCOPE_API_TOKEN_FILE", "OPENXLAB_TOKEN_FILE"),
@@ -33,6 +34,15 @@ def test_every_setting_reaches_a_container_or_is_fixed_there() -> None:
     assert named - used == NOT_PASSED
     others = {name for name in used if name.startswith("GF_")} | {"USAGE_STATS", "POSTGRES_USER"}
     assert not used - named - others
+
+
+def test_env_example_says_which_settings_the_containers_do_not_read() -> None:
+    text = (ROOT / ".env.example").read_text()
+    before, said = text.split("# Of the settings above", 1)
+    above = set(re.findall(r"^#([A-Z][A-Z0-9_]*)=", before, re.MULTILINE))
+    fixed = {"INFERENCE_KEY_FILE", "WEBUI_GATEWAY_URL", "WEBUI_API_KEY_FILE", "GATEWAY_METRICS_TOKEN_FILE"}
+    listed = set(re.findall(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+|HOST|PORT|TMPDIR", said.split("\n\n")[0]))
+    assert listed == (above & NOT_PASSED) | fixed
 
 
 def test_inference_publishes_nothing_and_everything_else_only_where_bind_says() -> None:
