@@ -84,6 +84,16 @@ def fold_log(path: Path) -> None:
         raise DatabaseError(f"{path} cannot be replaced now: {why}. Nothing was changed.")
 
 
+def require_known(revision: str) -> None:
+    """Raises DatabaseError for a history that a newer version wrote."""
+    known = {script.revision for script in ScriptDirectory.from_config(migrations()).walk_revisions()}
+    if revision not in known:
+        raise DatabaseError(
+            f"The history was written by a newer version of the gateway (its form is {revision}, and the newest that "
+            f"this version knows is {max(known)}). Update this checkout or image first."
+        )
+
+
 def conversations_in(path: Path) -> int:
     """How many conversations a SQLite file holds; 0 also when there is none, or none of ours that can be read."""
     if not path.is_file():
@@ -93,16 +103,6 @@ def conversations_in(path: Path) -> int:
             return int(database.execute("SELECT count(*) FROM conversations").fetchone()[0])
     except DatabaseError:
         return 0
-
-
-def require_known(revision: str) -> None:
-    """Raises DatabaseError for a history that a newer version wrote."""
-    known = {script.revision for script in ScriptDirectory.from_config(migrations()).walk_revisions()}
-    if revision not in known:
-        raise DatabaseError(
-            f"The history was written by a newer version of the gateway (its form is {revision}, and the newest that "
-            f"this version knows is {max(known)}). Update this checkout or image first."
-        )
 
 
 @contextmanager
