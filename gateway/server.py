@@ -188,7 +188,7 @@ class Server(uvicorn.Server):
         begun, turns = time.monotonic(), self._app.state.parts.open_turns
         turns.drain()
         self.server_state.is_draining = True
-        await close_without_loss(self.servers, sockets or ())
+        await close_without_loss(self.servers, sockets or (), is_forced=lambda: self.force_exit)
         log.info("stopping: %d answers are open, on %d connections", len(turns), len(self._connections))
         for connection in self._connections:
             connection.shutdown()

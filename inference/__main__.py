@@ -21,6 +21,7 @@ from inference.accounts import Secret
 from inference.cards import Card, wanted_card
 from inference.dry_run import dry_run_text, expected_path
 from inference.errors import Cancelled, NotReadyInTime, SettingsError, SmokeFailed, VerifyError
+from inference.logs import printed_as
 from inference.machine import DockerState, free_bytes
 from inference.plan import ENGINES
 from inference.settings import read_sources
@@ -54,9 +55,14 @@ with 0 when there are notes only."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text, or none of this terminal's
+    with printed_as(os.environ):
+        return _main(argv)
+
+
+def _main(argv: list[str] | None) -> int:
+    arguments = _parser().parse_args(argv)
     try:
         settings = Settings.from_env(os.environ, ROOT)
         if getattr(arguments, "model", None):

@@ -65,7 +65,10 @@ def tgi_args(plan: LaunchPlan, settings: Settings) -> str:
     if any(mark.isspace() for mark in model):
         raise SettingsError(f"The model's path {model!r} has a space in it, where TGI's image would split it.")
     grace_s = max(1, int(settings.stop_timeout_s) - STOP_MARGIN_S)
-    return " ".join([*flags(plan, model, grace_s), "--hostname", "0.0.0.0", "--port", str(TGI_PORT)]) + "\n"
+    return (
+        " ".join([*flags(plan, model, grace_s), "--hostname", "0.0.0.0", "--port", str(TGI_PORT), "--json-output"])
+        + "\n"
+    )
 
 
 def _quoted(value: str) -> str:

@@ -16,10 +16,10 @@ STEP_S = 5.0  # or this many seconds
 class ProgressLine:
     """A `Report` that prints. On a terminal a line is drawn anew in place; elsewhere one is added now and then."""
 
-    def __init__(self, out: TextIO = sys.stderr, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._out = out
+    def __init__(self, out: TextIO | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out = out or sys.stderr
         self._clock = clock
-        self._is_terminal = out.isatty()
+        self._is_terminal = self._out.isatty()
         self._said = ""
         self._stage = ""
         self._begun_at = 0.0

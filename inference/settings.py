@@ -13,6 +13,7 @@ from pathlib import Path
 
 from inference.accounts import TOKEN_NAMES, Hubs, redact
 from inference.errors import SettingsError
+from inference.logs import FORMS
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_SOURCES = ("local", "pypi", "modelscope", "huggingface", "openxlab")
@@ -62,6 +63,7 @@ class Settings:
     download_attempts: int = 5
     keep_original: bool = False
     gguf_type: str = GGUF_TYPES[0]
+    log_form: str = FORMS[0]
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], root: Path) -> Settings:
@@ -95,6 +97,7 @@ class Settings:
             download_attempts=read.whole("INFERENCE_DOWNLOAD_ATTEMPTS", 5, least=1, most=100),
             keep_original=read.flag("INFERENCE_KEEP_ORIGINAL"),
             gguf_type=read.choice("INFERENCE_GGUF_TYPE", GGUF_TYPES),
+            log_form=read.choice("INFERENCE_LOG", FORMS),
         )
 
 

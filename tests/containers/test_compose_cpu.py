@@ -113,6 +113,13 @@ def test_secrets_are_in_no_image_and_in_no_environment(stack: ComposeStack, key:
         assert "sk-" not in history.stdout + json.dumps(stack.inspect(f"internlm-stack/{image}:{TAG}"))
 
 
+def test_every_line_of_the_logs_is_a_json_object(stack: ComposeStack) -> None:
+    for service in ("plan", "prepare", "inference", "gateway", "webui"):
+        lines = stack.compose("logs", "--no-log-prefix", service).splitlines()
+        assert lines, service
+        assert all(json.loads(line)["message"] is not None for line in lines), service
+
+
 def test_a_second_up_finds_the_model_in_a_moment(stack: ComposeStack, key: str) -> None:
     stack.compose("up", "-d", "--wait", "--no-build")
     state = stack.inspect(stack.container("prepare"))["State"]

@@ -26,7 +26,7 @@ def test_files_for_tgi_hold_the_plan_and_one_key(tmp_path, settings):
     words = paths[2].read_text().split()
     assert words[words.index("--model-id") + 1] == str(settings.models_dir / "internlm2-chat-7b-llama")
     assert words[words.index("--max-total-tokens") + 1] == str(plan.context_tokens)
-    assert words[-4:] == ["--hostname", "0.0.0.0", "--port", "80"]
+    assert words[-5:] == ["--hostname", "0.0.0.0", "--port", "80", "--json-output"]
     assert f"tgi={paths[0].read_text().strip()}" in paths[1].read_text()
 
 
