@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from webui.errors import SettingsError
 from webui.main import create_app
 from webui.settings import Settings
 
+log = logging.getLogger("webui")
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = """examples:
   python -m webui users --help
@@ -47,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(f"webui: {error}", file=sys.stderr)
         return 2
-    print(f"Web UI on http://{options.host}:{options.port}", flush=True)
+    log.info("Web UI on http://%s:%d", options.host, options.port)
     uvicorn.run(
         app,
         host=options.host,
