@@ -7,6 +7,7 @@ does not answer. Which database it is, gateway/databases/ knows.
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import logging
@@ -39,7 +40,7 @@ _BUMPED, _ERASED = "bumped", "erased"
 _AGAIN = {"40001", "40P01"}  # SQLSTATE: serialization failure, deadlock: another gateway was in the way
 
 
-class _Pending(Generic[Result]):
+class _Pending(abc.ABC, Generic[Result]):
     """A job on its way, and who waits for it."""
 
     def __init__(self, job: Job[Result]) -> None:
@@ -53,9 +54,9 @@ class _Pending(Generic[Result]):
         """Whether what a read finds would still reach anybody."""
         return not self.is_expired
 
+    @abc.abstractmethod
     def resolve(self) -> None:
         """Tells who waits."""
-        raise NotImplementedError
 
 
 class _Blocking(_Pending[Result]):

@@ -56,6 +56,40 @@ class Asked:
         return urllib.request.urlopen(request, timeout=timeout_s)
 
 
+def docker(*words: str, check: bool = True, environ: dict[str, str] | None = None, timeout_s: float = 900) -> str:
+    """What a docker command prints. Fails the test when the command fails, unless it may."""
+    done = subprocess.run(
+        ["docker", *words],
+        env={**os.environ, **(environ or {})},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    if check and done.returncode:
+        pytest.fail(f"docker {' '.join(words)} ended with {done.returncode}: {done.stderr[-3000:]}")
+    return done.stdout
+
+
+def wait_for_container(name: str, url: str, deadline_s: float = 120) -> None:
+    """Until the container answers at an address; fails with its log."""
+    deadline = time.monotonic() + deadline_s
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    pytest.fail(logs_of(name)[-3000:])
+
+
+def logs_of(name: str) -> str:
+    """All that a container has said."""
+    command = ["docker", "logs", name]
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False).stdout
+
+
 @dataclass
 class ComposeStack(Asked):
     """`files` as after `-f`; `environ` is what a `.env` would hold; `name` tells it from other stacks of the tests."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.compose_stack import ROOT, TAG, ComposeStack
+from tests.containers.compose_stack import ROOT, TAG, ComposeStack, docker
 
 MADE = (sys.executable, str(ROOT / "deploy" / "make_swarm.py"))
 SERVICES = ("gateway", "inference", "nginx", "postgres", "redis", "webui")
@@ -22,21 +21,6 @@ JOBS = ("plan", "prepare", "secrets")
 CONVERGED_S = 300
 # Virtual IPs need IPVS, which not every kernel has; where it is there these lines change nothing that is tested.
 WITHOUT_IPVS = {"version": "3.9", "services": {name: {"deploy": {"endpoint_mode": "dnsrr"}} for name in SERVICES}}
-
-
-def docker(*words: str, check: bool = True, environ: dict[str, str] | None = None, timeout_s: float = 500) -> str:
-    done = subprocess.run(
-        ["docker", *words],
-        env={**os.environ, **(environ or {})},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
-    if check and done.returncode:
-        pytest.fail(f"docker {' '.join(words)} ended with {done.returncode}: {done.stderr[-3000:]}")
-    return done.stdout
 
 
 @dataclass

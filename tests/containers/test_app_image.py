@@ -13,18 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.compose_stack import ROOT, TAG, documented_commands, free_port, require_docker
+from tests.containers.compose_stack import (
+    TAG,
+    docker,
+    documented_commands,
+    free_port,
+    require_docker,
+    wait_for_container,
+)
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
 NAME = f"internlm-stack-app-{TAG}"
 IMAGE = f"internlm-stack/app:{TAG}"
-
-
-def docker(*words: str, check: bool = True) -> str:
-    done = subprocess.run(["docker", *words], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
-    if check and done.returncode:
-        pytest.fail(f"docker {' '.join(words)}: {done.stderr[-3000:]}")
-    return done.stdout
 
 
 def clear() -> None:
@@ -43,21 +43,10 @@ def url() -> Iterator[str]:
     rights = ("--init", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--tmpfs", "/tmp")
     docker("run", "-d", "--name", NAME, "--network", NAME, *rights, "-p", f"127.0.0.1:{port}:7860", IMAGE)
     try:
-        _wait(f"http://127.0.0.1:{port}/readyz")
+        wait_for_container(NAME, f"http://127.0.0.1:{port}/readyz")
         yield f"http://127.0.0.1:{port}"
     finally:
         clear()
-
-
-def _wait(url: str) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    pytest.fail(docker("logs", NAME)[-3000:])
 
 
 def test_page_and_api_are_at_one_port(url: str) -> None:
@@ -86,7 +75,7 @@ def test_it_is_saved_and_put_back_as_the_docs_say(url: str, tmp_path: Path) -> N
     done = subprocess.run(["bash", "-ec", commands], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "restored, as it was at " in done.stdout
-    _wait(f"{url}/readyz")
+    wait_for_container(NAME, f"{url}/readyz")
     assert docker("exec", NAME, "cat", "/data/admin.key") == key
 
 

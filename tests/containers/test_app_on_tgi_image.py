@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.compose_stack import ROOT, TAG, free_port, require_docker
+from tests.containers.compose_stack import TAG, docker, free_port, logs_of, require_docker, wait_for_container
 from tests.internlm2_models import Form, write_model
 from tests.tgi_plan import SERVER
 
@@ -55,13 +53,6 @@ exec python3 -I /server.py "$@"
 }
 
 
-def docker(*words: str, check: bool = True) -> str:
-    done = subprocess.run(["docker", *words], cwd=ROOT, capture_output=True, text=True, timeout=800, check=False)
-    if check and done.returncode:
-        pytest.fail(f"docker {' '.join(words)}: {done.stderr[-3000:]}")
-    return done.stdout + done.stderr if words[0] == "logs" else done.stdout
-
-
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Ready, as `docker run --gpus all` starts it, but for the card."""
@@ -83,22 +74,11 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     place = ("-p", f"127.0.0.1:{port}:7860", "-v", f"{models}:/models", "-e", f"MODEL={MODEL}")
     docker("run", "-d", "--name", NAME, *rights, *place, IMAGE)
     try:
-        _wait(f"http://127.0.0.1:{port}/readyz")
+        wait_for_container(NAME, f"http://127.0.0.1:{port}/readyz")
         yield f"http://127.0.0.1:{port}"
     finally:
         docker("rm", "-fv", NAME, check=False)
         docker("rmi", "-f", IMAGE, BASE, check=False)
-
-
-def _wait(url: str) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    pytest.fail(docker("logs", NAME)[-3000:])
 
 
 def test_a_chat_is_answered_by_the_launcher(url: str) -> None:
@@ -115,7 +95,7 @@ def test_a_chat_is_answered_by_the_launcher(url: str) -> None:
 def test_the_launcher_gets_the_converted_model_and_the_python_of_its_own_server(url: str) -> None:
     log = docker("exec", NAME, "cat", "/data/logs/inference.log")
     assert "router has the packages of /usr/src/.venv" in log
-    assert "the entry point of the base was run" not in docker("logs", NAME)
+    assert "the entry point of the base was run" not in logs_of(NAME)
     commands = docker("exec", NAME, "sh", "-c", "cat /proc/[0-9]*/cmdline").replace("\0", " ")
     assert f"--model-id /models/{MODEL}-llama --num-shard 1" in commands
 

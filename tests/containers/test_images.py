@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import pytest
 
 from scripts.sbom import bill_of, normal
-from tests.containers.compose_stack import ROOT, TAG, require_docker
+from tests.containers.compose_stack import ROOT, TAG, docker, require_docker
 from tests.unit.test_docs import committed
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1500)]
@@ -34,13 +34,6 @@ SECRETS = (".env", "data/admin.key", "data/gateway.sqlite3", "models/mine/model.
 IN_PACKAGES = ("gateway/.env", "inference/admin.key", "webui/.git/config", "gateway/__pycache__/old.pyc")
 TOOLS = r"/s?bin/(gcc|cc|g\+\+|c\+\+|clang|ld|as|make|cmake|cargo|pip3?(\.\d+)?|uv|npm)$"
 MAY_BE_WRITTEN = {"/tmp", "/var/tmp", "/run/lock"}
-
-
-def docker(*words: str, check: bool = True) -> str:
-    done = subprocess.run(["docker", *words], capture_output=True, text=True, timeout=900, check=False)
-    if check and done.returncode:
-        pytest.fail(f"docker {' '.join(words)}: {done.stderr[-3000:]}")
-    return done.stdout
 
 
 def image(target: str) -> str:
