@@ -170,13 +170,25 @@ def _lacks(way: str) -> str:
 
 def _check_room(plan: LaunchPlan, settings: Settings) -> Check:
     folder = settings.models_dir
-    there = sum(_bytes_in(folder / f"{plan.model.name}{suffix}") for suffix in (".partial", "-original"))
-    needed, free = max(0, plan.disk_peak_bytes - there), free_bytes(folder)
+    needed, free = _bytes_needed(plan, settings), free_bytes(folder)
     text = f"{megabytes(needed)} are still needed in {folder}, {megabytes(free)} are free"
     if free < needed:
         fix = "Free some, set MODELS_DIR to another disk, or choose a smaller model."
         return Check("disk", "fatal", f"{text}.", fix, DiskFull.exit_code)
     return Check("disk", "ok", text)
+
+
+def _bytes_needed(plan: LaunchPlan, settings: Settings) -> int:
+    """What is still to be written into MODELS_DIR. A copy takes no more than the original that is already here."""
+    folder, model = settings.models_dir, plan.model
+    own = next((source.path for source in model.sources if isinstance(source, FolderSource)), None)
+    if own is None and _ways(plan, settings) == ["local"]:
+        own = folder / model.name
+    if own is not None:
+        begun = _bytes_in(folder / f"{model.name}-llama") if plan.form == "llama" else 0
+        return max(0, min(plan.disk_bytes, _bytes_in(own)) - begun)
+    there = sum(_bytes_in(folder / f"{model.name}{suffix}") for suffix in (".partial", "-original"))
+    return max(0, plan.disk_peak_bytes - there)
 
 
 def _bytes_in(folder: Path) -> int:

@@ -16,6 +16,7 @@ import pytest
 from inference.accounts import Account, Hubs, Secret
 from inference.cards import wanted_card
 from inference.catalogue import load_catalogue
+from inference.choose import find_model
 from inference.doctor import diagnose
 from inference.errors import DiskFull
 from inference.machine import Machine
@@ -23,6 +24,8 @@ from inference.manifest import MANIFEST_NAME
 from inference.plan import make_plan
 from inference.preflight import Check, check_data, check_python, preflight
 from inference.settings import Settings
+from inference.sizes import megabytes
+from tests.internlm2_models import Form, write_model
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).resolve().parents[3]
@@ -100,6 +103,26 @@ def test_what_an_earlier_start_has_fetched_needs_no_room_any_more(settings: Sett
     with (partial / "model.gguf").open("wb") as file:
         file.truncate(10**9)
     assert found(settings, CPU)["disk"].text != before
+
+
+def test_an_original_in_models_dir_needs_room_for_its_copy_only(settings: Settings) -> None:
+    name = "internlm2-chat-7b"
+    write_model(settings.models_dir / name, Form())
+    size = sum(path.stat().st_size for path in (settings.models_dir / name).iterdir())
+    settings = replace(settings, model=name)
+    assert found(settings, A10)["disk"].text.startswith(f"{megabytes(size)} are still needed")
+    begun = settings.models_dir / f"{name}-llama"
+    begun.mkdir()
+    (begun / "model-00001-of-00002.safetensors").write_bytes(bytes(10**5))
+    assert found(settings, A10)["disk"].text.startswith(f"{megabytes(size - 10**5)} are still needed")
+
+
+def test_a_folder_of_ones_own_needs_room_for_its_copy_only(settings: Settings, tmp_path: Path) -> None:
+    write_model(tmp_path / "tuned", Form())
+    model = find_model(str(tmp_path / "tuned"), {}, tmp_path)
+    checks = preflight(make_plan(model, settings, A10), settings, A10)
+    text = next(check.text for check in checks if check.name == "disk")
+    assert text.startswith(f"{megabytes(model.size_bytes)} are still needed")
 
 
 def test_a_model_that_is_ready_needs_neither_room_nor_a_source(settings: Settings) -> None:
