@@ -127,11 +127,12 @@ COPY --from=webui-packages /app /app
 LABEL org.opencontainers.image.title="internlm-stack webui"
 ENV PORT=7860 \
     WEBUI_API_KEY_FILE=/webui/webui.key \
-    WEBUI_SECRET_FILE=/webui/webui.secret
+    WEBUI_SECRET_FILE=/webui/webui.secret \
+    WEBUI_USERS_FILE=/webui/webui.users
 EXPOSE 7860
 USER 1000:1000
 VOLUME /webui
-HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --start-interval=1s CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/$PORT && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && read -r line <&3 && [[ $line == *' 200 '* ]]"]
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --start-interval=1s CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/$PORT && printf 'GET /robots.txt HTTP/1.0\\r\\n\\r\\n' >&3 && read -r line <&3 && [[ $line == *' 200 '* ]]"]
 CMD ["python", "-m", "webui"]
 
 FROM with-git AS cpu

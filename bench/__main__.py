@@ -26,6 +26,7 @@ from bench import (
     profile,
     relay,
     scaling,
+    webui,
 )
 from bench.processes import allow_many_files
 from bench.table import Options, Row, render
@@ -44,6 +45,7 @@ PARTS: dict[str, Callable[[Options], Awaitable[list[Row]]]] = {
     "model": model.measure,
     "convert": convert.measure,
     "scaling": scaling.measure,
+    "webui": webui.measure,
 }
 ON_DEMAND: dict[str, Callable[[Options], Awaitable[list[Row]]]] = {"profile": profile.measure}
 

@@ -80,6 +80,22 @@ def gateway_process(
         yield process, Target("gateway", process.pid, port, (data_dir / "admin.key").read_text().strip())
 
 
+@contextmanager
+def webui(data_dir: Path, api: Target, key_file: Path) -> Iterator[Target]:
+    """A web UI of its own in front of a gateway."""
+    port = free_port()
+    environ = {
+        **os.environ,
+        "DATA_DIR": str(data_dir),
+        "WEBUI_GATEWAY_URL": f"http://127.0.0.1:{api.port}",
+        "WEBUI_API_KEY_FILE": str(key_file),
+    }
+    command = [sys.executable, "-m", "webui", "--port", str(port)]
+    with running(command, environ=environ, log=data_dir / "bench.log") as process:
+        wait_until_up(f"http://127.0.0.1:{port}/", process, within_s=90)
+        yield Target("webui", process.pid, port)
+
+
 def new_key(data_dir: Path, name: str, *options: str) -> str | None:
     """A key made with `python -m gateway keys create`; None when this version does not know the options."""
     command = [sys.executable, "-m", "gateway", "keys", "create", "--name", name, *options]

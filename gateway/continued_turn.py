@@ -50,6 +50,7 @@ class ContinuedTurn(ResponseTurn):
             "background": self.is_background,
             "error": None,
             "usage": None,
+            "timing": None,
             "incomplete_details": None,
         }
         self._texts.append(self.earlier["text"])
@@ -61,6 +62,10 @@ class ContinuedTurn(ResponseTurn):
             tokens = before["output_tokens"] + chunk.usage.output_tokens
             self._usage = Usage(before["input_tokens"], tokens, chunk.usage.cached_tokens)
         return text
+
+    def _timing(self) -> dict[str, float | None]:
+        own, before = super()._timing(), self._stored.body.get("timing") or {}  # earlier releases did not keep it
+        return {name: _together(before.get(name), value) for name, value in own.items()}
 
     async def _fit(self) -> tuple[Fitted, list[Item]]:
         request, context = self._request, self.parts.settings.context_tokens
@@ -92,6 +97,10 @@ class ContinuedTurn(ResponseTurn):
         if status == "failed":  # what there was is still there, and can go on another time
             status, reason, error = "incomplete", "interrupted", None
         await super()._finish(status, reason, error=error)
+
+
+def _together(before_s: float | None, own_s: float | None) -> float | None:
+    return own_s if before_s is None else round(before_s + (own_s or 0), 3)
 
 
 def _require_free_text(stored: StoredResponse) -> None:

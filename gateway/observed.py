@@ -16,6 +16,8 @@ from gateway.errors import GatewayError
 from gateway.metrics import Metrics
 
 log = logging.getLogger("gateway.answer")
+TIMES = ("queued_s", "first_token_s", "answer_s")
+"""What `ObservedAnswer.timing` tells, in the order of time."""
 
 
 class ObservedAnswer:
@@ -66,6 +68,11 @@ class ObservedAnswer:
     ) -> None:
         self.last_at = time.perf_counter()
 
+    def timing(self) -> dict[str, float | None]:
+        """How long it waited for its slot, then for the first event, and then took to the last one, in seconds."""
+        marks = (self.queued_at, self.admitted_at, self.first_at, self.last_at)
+        return dict(zip(TIMES, map(_between, marks, marks[1:]), strict=True))
+
     def ended(self, input_tokens: int, output_tokens: int, error: BaseException | None) -> None:
         """It has come to its end, by `error` or well."""
         code = _code(error)
@@ -98,6 +105,10 @@ class ObservedAnswer:
             metrics.per_token.observe((self.last_at - self.first_at) / (output_tokens - 1))
         if code is not None and code.startswith("upstream_"):  # earlier ones were counted where they were tried again
             metrics.upstream_failed(self._upstream or "", code)
+
+
+def _between(earlier: float | None, later: float | None) -> float | None:
+    return None if earlier is None or later is None else round(later - earlier, 3)
 
 
 def _code(error: BaseException | None) -> str | None:

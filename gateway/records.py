@@ -90,6 +90,16 @@ class StoredResponse:
         return self.status in OPEN
 
 
+@dataclass(frozen=True)
+class StoredAnswer:
+    """A response without its texts: how it ended, and what its caller thought of it."""
+
+    id: str
+    status: str
+    body: dict[str, Any]
+    feedback: dict[str, Any] | None
+
+
 Entry = TypeVar("Entry")
 
 

@@ -5,7 +5,7 @@ Shapes: https://platform.openai.com/docs/api-reference/responses and …/respons
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from gateway.dialects import Usage
 from gateway.errors import GatewayError
 from gateway.response_schemas import ResponseRequest
 from gateway.sse import render
-from gateway.store import Conversation, Item, Page, StoredResponse
+from gateway.store import Conversation, Item, Page, StoredAnswer, StoredResponse
 from gateway.tool_schemas import NamedTool
 from gateway.turn_items import CALL, output_part
 
@@ -51,6 +51,7 @@ def new_body(response_id: str, request: ResponseRequest, *, model: str, created_
         "top_p": TOP_P if request.top_p is None else request.top_p,
         "truncation": request.truncation or "disabled",
         "usage": None,
+        "timing": None,
         "metadata": request.metadata or {},
         "max_total_tokens": request.max_total_tokens,
         "truncated_items": 0,
@@ -116,6 +117,15 @@ def conversation_object(conversation: Conversation) -> dict[str, Any]:
     }
 
 
+def answered_item(item: Item, answer: StoredAnswer | None) -> dict[str, Any]:
+    """An item of a conversation, with what is known of the answer that it is (ours)."""
+    shown = item_object(item)
+    if answer is None or not item.is_output:
+        return shown
+    of_body = {name: answer.body.get(name) for name in ("incomplete_details", "usage", "timing")}
+    return shown | {"response": {"id": answer.id, "status": answer.status, **of_body, "feedback": answer.feedback}}
+
+
 def response_object(stored: StoredResponse) -> dict[str, Any]:
     """A stored response with its output, and (ours) the feedback when there is some."""
     output = [output_item(item) for item in stored.output if item.text or item.status != "failed"]
@@ -134,9 +144,11 @@ def page_object(entries: list[dict[str, Any]], has_more: bool) -> dict[str, Any]
     }
 
 
-def item_page(page: Page[Item]) -> dict[str, Any]:
-    """A list of items."""
-    return page_object([item_object(item) for item in page.entries], page.has_more)
+def item_page(page: Page[Item], answers: Mapping[str, StoredAnswer] | None = None) -> dict[str, Any]:
+    """A list of items, with what `answers` knows of those that are answers, by the id of their response."""
+    known = answers or {}
+    shown = [answered_item(item, known.get(item.response_id or "")) for item in page.entries]
+    return page_object(shown, page.has_more)
 
 
 class ResponseEvents:
@@ -267,4 +279,4 @@ class ResponseEvents:
 
 def body_again(body: dict[str, Any], status: str) -> dict[str, Any]:
     """The body of a response as it was before it ended."""
-    return body | {"status": status, "usage": None, "error": None, "incomplete_details": None}
+    return body | {"status": status, "usage": None, "timing": None, "error": None, "incomplete_details": None}

@@ -360,6 +360,7 @@ class ResponseTurn:
             "incomplete_details": {"reason": reason} if reason else None,
             "error": {"code": error.code, "message": error.message} if error else None,
             "usage": usage_object(self._usage),
+            "timing": self._timing(),
         }
         if not self.is_stored:
             return
@@ -373,6 +374,9 @@ class ResponseTurn:
                 error_fields = {"code": unwritten.code, "message": unwritten.message}
                 self.body = self.body | {"status": "failed", "error": error_fields}
                 raise
+
+    def _timing(self) -> dict[str, float | None]:
+        return self.meter.observed.timing()
 
     def cuts(self) -> list[int] | None:
         """Where each piece of a background answer ends, in characters: its events can be made again from them."""

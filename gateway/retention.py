@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from gateway.database import Database
 from gateway.errors import GatewayError
-from gateway.tables import conversations, is_open, responses
+from gateway.tables import conversations, is_open, is_pinned, responses
 
 EVERY_S = 3600.0
 _AT_ONCE = 50
@@ -67,10 +67,9 @@ class Retention:
         )
 
     def _old_conversations(self) -> sa.Select[tuple[str]]:
-        pinned = sa.func.coalesce(conversations.c.metadata["pinned"].as_string(), "")
         written = sa.exists().where(responses.c.conversation_id == conversations.c.id, is_open)
         old = conversations.c.updated_at < self._clock() - self._conversation_days * _DAY_S
-        query = sa.select(conversations.c.id).where(old, pinned != "true", ~written)
+        query = sa.select(conversations.c.id).where(old, ~is_pinned, ~written)
         return query.order_by(conversations.c.updated_at)
 
     def _old_responses(self) -> sa.Select[tuple[str]]:

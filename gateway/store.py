@@ -7,7 +7,7 @@ stored_turns.py.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from gateway.records import (
     Conversation,
     Item,
     Page,
+    StoredAnswer,
     StoredResponse,
     as_conversation,
     as_id,
@@ -34,9 +35,9 @@ from gateway.records import (
 )
 from gateway.search import holds, match_in
 from gateway.stored_turns import StoredTurns
-from gateway.tables import OPEN, conversations, is_open, items, responses
+from gateway.tables import OPEN, conversations, is_open, is_pinned, items, responses
 
-__all__ = ["Conversation", "Item", "Page", "Store", "StoredResponse", "new_id"]
+__all__ = ["Conversation", "Item", "Page", "Store", "StoredAnswer", "StoredResponse", "new_id"]
 
 
 _AT_ONCE = 100
@@ -62,9 +63,9 @@ class Store(StoredTurns):
         return await self._database.read(lambda db: find_conversation(db, owner, conversation_id))
 
     async def list_conversations(
-        self, owner: str, *, limit: int, after: str | None, text: str | None = None
+        self, owner: str, *, limit: int, after: str | None, text: str | None = None, pinned: bool | None = None
     ) -> Page[Conversation]:
-        """The newest activity first; with `text`, those that have it in them, and where.
+        """The newest activity first; with `text`, those that have it in them, and where; only (not) `pinned` ones.
 
         Raises NotFound for an unknown `after`.
         """
@@ -73,6 +74,8 @@ class Store(StoredTurns):
             query = sa.select(conversations).where(conversations.c.owner == owner)
             if text is not None:
                 query = query.where(holds(text))
+            if pinned is not None:
+                query = query.where(is_pinned if pinned else ~is_pinned)
             key = sa.tuple_(conversations.c.updated_at, conversations.c.id)
             if after is not None:
                 last = find_conversation(db, owner, after)
@@ -233,6 +236,15 @@ class Store(StoredTurns):
     async def response(self, owner: str, response_id: str) -> StoredResponse:
         """Raises NotFound."""
         return await self._database.read(lambda db: as_response(db, find_response(db, owner, response_id)))
+
+    async def answers(self, owner: str, response_ids: Collection[str]) -> dict[str, StoredAnswer]:
+        """Those of these responses that there are, by their ids."""
+        table = responses.c
+        query = sa.select(table.id, table.status, table.body, table.feedback)
+        query = query.where(table.owner == owner, table.id.in_(response_ids))
+        return await self._database.read(
+            lambda db: {row["id"]: StoredAnswer(**row) for row in db.execute(query).mappings()}
+        )
 
     async def input_items(
         self, owner: str, response_id: str, *, limit: int, after: str | None, is_ascending: bool

@@ -217,10 +217,10 @@ class StoredTurns:
         body: dict[str, Any] | None = None,
         cuts: Sequence[int] | None = None,
     ) -> StoredResponse:
-        """Opens an answer again that ended `incomplete`, so that it can go on; returns it as it is then.
+        """Opens an answer again that ended `incomplete` or `cancelled`, so that it can go on; returns it as it is then.
 
         `body` replaces the stored one, and `cuts` say where its pieces end now. Raises NotFound, InvalidRequest when it
-        is not incomplete, and ConversationBusy when something came after it, or a turn is open where it belongs.
+        was not cut, and ConversationBusy when something came after it, or a turn is open where it belongs.
         """
 
         def job(db: sa.Connection) -> StoredResponse:
@@ -231,7 +231,7 @@ class StoredTurns:
             row = find_response(db, owner, response_id, lock=True)
             if row["status"] in OPEN:
                 raise busy()
-            if row["status"] != "incomplete":
+            if row["status"] not in ("incomplete", "cancelled"):
                 raise InvalidRequest(
                     f"Only an answer that was cut can go on; this one is {row['status']}.", param="response_id"
                 )

@@ -54,5 +54,6 @@ gateways = sa.Table(
     sa.Column("seen_at", sa.Float),
 )
 
+is_pinned = sa.func.coalesce(conversations.c.metadata["pinned"].as_string(), "") == "true"
 # In the statement itself, not as a parameter: only then do databases use the partial indexes.
 is_open = responses.c.status.in_([sa.literal_column(f"'{status}'") for status in OPEN])

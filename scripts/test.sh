@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every test that this machine can run. As root it installs Debian's packages that are missing: Chromium for the
-# browser tests, PostgreSQL, Redis, Node.js and git-lfs; otherwise their tests are skipped, and pytest's summary says so.
+# browser tests, nginx, PostgreSQL, Redis, Node.js and git-lfs; otherwise their tests are skipped, and pytest's summary says so.
 # The tests of containers run where a Docker engine answers, those of the Kubernetes manifests where there is a kubectl of
 # 1.27 or newer, which Debian 12 does not have.
 set -euo pipefail
@@ -20,6 +20,9 @@ provide() { # what it is for, then Debian's packages
 
 if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null; then
   provide "the browser tests" chromium fonts-wqy-zenhei
+fi
+if ! command -v nginx >/dev/null && [ ! -x /usr/sbin/nginx ]; then
+  provide "the tests of the web UI behind a proxy" nginx-light
 fi
 if ! compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null; then
   provide "the tests of the history on PostgreSQL" postgresql

@@ -1,4 +1,4 @@
-"""`python -m webui`: the web UI alone, for a gateway somewhere else."""
+"""`python -m webui`: the web UI alone, for a gateway somewhere else; `python -m webui users`: who may log in."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pathlib import Path
 
 import uvicorn
 
-from webui import call_log
+from webui import call_log, users_command
 from webui.errors import SettingsError
 from webui.main import create_app
 from webui.settings import Settings
 
 log = logging.getLogger("webui")
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLE = """example:
+EXAMPLE = """examples:
+  python -m webui users --help
   WEBUI_GATEWAY_URL=http://127.0.0.1:8000 WEBUI_API_KEY_FILE=data/webui.key python -m webui --port 7860"""
 
 
@@ -38,7 +39,10 @@ def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until it is told to stop."""
-    options = parser(os.environ).parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["users"]:
+        return _users(words[1:])
+    options = parser(os.environ).parse_args(words)
     try:
         call_log.configure()
         app = create_app(Settings.from_env(os.environ, ROOT))
@@ -56,6 +60,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         proxy_headers=False,  # webui/address.py reads them, as WEBUI_TRUSTED_PROXY_HOPS says
     )
     return 0
+
+
+def _users(words: Sequence[str]) -> int:
+    try:
+        code, told = users_command.run(words, Settings.from_env(os.environ, ROOT).users_file)
+    except SettingsError as error:
+        code, told = 2, str(error)
+    except KeyboardInterrupt:
+        code, told = 130, "nothing was changed"
+    if told:
+        print(f"webui: {told}" if code else told, file=sys.stderr if code else sys.stdout)
+    return code
 
 
 if __name__ == "__main__":

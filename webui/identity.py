@@ -1,107 +1,171 @@
-"""Who is asking: an anonymous person's id in a signed cookie that page scripts cannot read.
+"""Who is asking: a ticket in a cookie that page scripts cannot read.
 
-The value is `<id>.<HMAC-SHA256 of the id>`. A forged or garbled cookie is simply a new person. Handlers find the id in
-the request header `x-webui-person`, which only this middleware can set: whatever came from outside is taken away.
+A forged, garbled or expired ticket is simply a new person. Handlers find who asks in request headers that only this
+middleware can set: whatever came from outside under those names is taken away.
+
+Inside another site's frame a browser may refuse our cookie. Over HTTPS the cookie is `Partitioned`, which browsers
+allow there. Where there is none at all, the page's script asks `POST /identity` for the ticket, keeps it in its own
+storage (which browsers keep apart for each embedding site) and sends it in a header.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import re
-import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from urllib.parse import quote, unquote
 
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-PERSON_HEADER = "x-webui-person"
-COOKIE = "webui_person"
-_ONE_YEAR_S = 365 * 24 * 3600
-_PRIVATE = [(b"cache-control", b"private, no-cache")]
-_PERSON = re.compile(r"[0-9a-f]{32}")
+from webui.language import header
+from webui.public_address import is_https, public_url, root_path
+from webui.tickets import Ticket, Tickets, new_person
 
-Headers = Iterable[tuple[bytes, bytes]]
+PERSON_HEADER = "x-webui-person"
+NAME_HEADER = "x-webui-name"
+KEY_HEADER = "x-webui-key"
+TOKEN_HEADER = "x-webui-token"
+COOKIE = "webui_person"
+_OURS = {name.encode() for name in (PERSON_HEADER, NAME_HEADER, KEY_HEADER)}
+_PRIVATE = [(b"cache-control", b"private, no-cache")]
+_RENEWED_AFTER_S = 24 * 3600
+
+Check = Callable[[Ticket], Ticket | None]
 
 
 @dataclass(frozen=True)
 class Person:
-    """Who asks; `address` is where the request came from, "" when nobody knows."""
+    """Who asks.
+
+    Attributes:
+        id: the id that the gateway knows.
+        address: where the request came from, "" when nobody knows.
+        key: the person's own API key, "" means the web UI's.
+        name: what somebody who has logged in is called.
+    """
 
     id: str
     address: str = ""
-
-
-def new_person() -> str:
-    """The id of somebody who has not been here before."""
-    return uuid.uuid4().hex
-
-
-def sign(person: str, secret: bytes) -> str:
-    """The cookie's value for a person."""
-    return f"{person}.{_signature(person, secret)}"
-
-
-def verify(value: str, secret: bytes) -> str | None:
-    """The person that a cookie's value names, or None when we did not sign it."""
-    person, _, signature = value.partition(".")
-    if not _PERSON.fullmatch(person):
-        return None
-    expected = _signature(person, secret)
-    return person if hmac.compare_digest(signature.encode("utf-8", "replace"), expected.encode()) else None
+    key: str = field(default="", repr=False)
+    name: str = ""
 
 
 class IdentityMiddleware:
-    """Puts the person's id into each request and renews the cookie with each page."""
+    """Puts the person into each request and renews the cookie; `scope["ticket"]` is what our own routes read.
 
-    def __init__(self, app: ASGIApp, secret: bytes) -> None:
+    Args:
+        check: a ticket as far as it still holds, or None (its user may have been removed).
+    """
+
+    def __init__(self, app: ASGIApp, tickets: Tickets, check: Check = lambda ticket: ticket) -> None:
         self._app = app
-        self._secret = secret
+        self._tickets = tickets
+        self._check = check
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        known = self._known_person(scope["headers"])
-        person = known or new_person()
-        headers = [(name, value) for name, value in scope["headers"] if name.lower() != PERSON_HEADER.encode()]
-        headers.append((PERSON_HEADER.encode(), person.encode()))
-        cookie = None
-        # Never on files: a shared cache would hand one person's cookie to others.
-        if scope["path"] == "/" or (known is None and scope["path"].startswith("/gradio_api/")):
-            cookie = set_cookie(sign(person, self._secret), is_https=_is_https(scope))
+        by_cookie = self._first_good(cookie_values(scope))
+        ticket = by_cookie or self._first_good(header_values(scope))
+        is_new = ticket is None
+        if ticket is None:
+            ticket = Ticket(new_person(), issued_at=self._tickets.now())
+        scope = {
+            **scope,
+            "headers": _headers_with(scope, ticket),
+            "ticket": ticket,
+            "has_cookie": by_cookie is not None,
+        }
+        cookie = self._cookie_for(scope, ticket, is_new=is_new, is_kept=by_cookie is not None)
 
         async def send_with_cookie(message: Message) -> None:
-            if cookie is not None and message["type"] == "http.response.start":
+            if cookie is not None and message["type"] == "http.response.start" and not _sets_ticket(message):
                 message = {**message, "headers": [*message.get("headers", []), *_PRIVATE, (b"set-cookie", cookie)]}
             await send(message)
 
-        await self._app({**scope, "headers": headers}, receive, send_with_cookie)
+        await self._app(scope, receive, send_with_cookie)
 
-    def _known_person(self, headers: Headers) -> str | None:
-        for name, value in headers:
-            if name.lower() != b"cookie":
-                continue
-            for pair in value.decode("latin-1").split(";"):
-                key, _, cookie = pair.strip().partition("=")
-                person = verify(cookie, self._secret) if key == COOKIE else None
-                if person:
-                    return person
-        return None
+    def _first_good(self, sealed: list[str]) -> Ticket | None:
+        opened = (ticket for one in sealed if (ticket := self._tickets.open(one)) is not None)
+        return next((good for ticket in opened if (good := self._check(ticket)) is not None), None)
 
-
-def set_cookie(value: str, *, is_https: bool) -> bytes:
-    """The header that keeps a person's cookie for a year; over https it also works inside another site's frame."""
-    where = "SameSite=None; Secure; Partitioned" if is_https else "SameSite=Lax"
-    return f"{COOKIE}={value}; Path=/; Max-Age={_ONE_YEAR_S}; HttpOnly; {where}".encode()
+    def _cookie_for(self, scope: Scope, ticket: Ticket, *, is_new: bool, is_kept: bool) -> bytes | None:
+        """Never on files: a shared cache would hand one person's cookie to others."""
+        is_page = scope["path"] == "/"
+        is_call = scope["path"].startswith("/gradio_api/")
+        is_old = is_kept and self._tickets.now() - ticket.issued_at > _RENEWED_AFTER_S
+        is_wanted = is_page or (is_call and (is_old or (is_new and _is_from_our_page(scope))))
+        if not (is_new or is_kept) or not is_wanted:
+            return None
+        return ticket_cookie(scope, self._tickets, renewed(ticket, self._tickets.now()))
 
 
-def _signature(person: str, secret: bytes) -> str:
-    return hmac.new(secret, b"webui-person:" + person.encode(), hashlib.sha256).hexdigest()
+def renewed(ticket: Ticket, now: int) -> Ticket:
+    """The ticket with a new time; that of a login keeps the time of the login."""
+    return ticket if ticket.name else replace(ticket, issued_at=now)
 
 
-def _is_https(scope: Scope) -> bool:
-    forwarded: list[bytes] = [v for name, v in scope["headers"] if name.lower() == b"x-forwarded-proto"]
-    if forwarded:
-        return forwarded[0].decode("latin-1").split(",")[0].strip().lower() == "https"
-    return str(scope.get("scheme", "http")) == "https"
+def ticket_cookie(scope: Scope, tickets: Tickets, ticket: Ticket) -> bytes:
+    """The header that makes a browser keep a ticket for as long as it is good."""
+    left_s = max(0, ticket.issued_at + tickets.lasts_s(ticket) - tickets.now())
+    return set_cookie(scope, COOKIE, tickets.seal(ticket), lasts_s=left_s)
+
+
+def set_cookie(scope: Scope, name: str, value: str, *, lasts_s: int, same_site: str = "") -> bytes:
+    """A cookie for this web UI alone; over https it also works inside another site's frame."""
+    where = "SameSite=None; Secure; Partitioned" if is_https(scope) else "SameSite=Lax"
+    if same_site:
+        where = f"SameSite={same_site}; Secure" if is_https(scope) else f"SameSite={same_site}"
+    return f"{name}={value}; Path={root_path(scope) or '/'}; Max-Age={lasts_s}; HttpOnly; {where}".encode()
+
+
+def tell_ticket(tickets: Tickets) -> Callable[[Request], Response]:
+    """The answer for a page that asks whether its cookie came back; its ticket, if it did not."""
+
+    def answer(request: Request) -> Response:
+        if request.scope["has_cookie"]:
+            return JSONResponse({"has_cookie": True}, headers={"cache-control": "no-store"})
+        ticket = renewed(request.scope["ticket"], tickets.now())
+        return JSONResponse({"has_cookie": False, "token": tickets.seal(ticket)}, headers={"cache-control": "no-store"})
+
+    return answer
+
+
+def cookie_values(scope: Scope) -> list[str]:
+    """Every cookie of our name: one of an earlier path may be among them."""
+    pairs = [
+        pair.strip().partition("=")
+        for name, value in scope["headers"]
+        if name.lower() == b"cookie"
+        for pair in value.decode("latin-1").split(";")
+    ]
+    return [text for key, _, text in pairs if key == COOKIE]
+
+
+def header_values(scope: Scope) -> list[str]:
+    """The tickets that the page's script sent."""
+    return [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == TOKEN_HEADER.encode()]
+
+
+def name_of(header_value: str) -> str:
+    """The name in NAME_HEADER."""
+    return unquote(header_value)
+
+
+def _is_from_our_page(scope: Scope) -> bool:
+    """Whether a call is from our own page: another site's could make a browser forget who it is, over plain HTTP."""
+    origin = header(scope, "origin")
+    return not origin or public_url(scope).startswith(origin)
+
+
+def _headers_with(scope: Scope, ticket: Ticket) -> list[tuple[bytes, bytes]]:
+    headers = [(name, value) for name, value in scope["headers"] if name.lower() not in _OURS]
+    told = {PERSON_HEADER: ticket.person, NAME_HEADER: quote(ticket.name), KEY_HEADER: ticket.key}
+    return [*headers, *((name.encode(), value.encode()) for name, value in told.items() if value)]
+
+
+def _sets_ticket(message: Message) -> bool:
+    start = f"{COOKIE}=".encode()
+    return any(name.lower() == b"set-cookie" and value.startswith(start) for name, value in message.get("headers", []))

@@ -8,15 +8,25 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import Mount
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from webui import page_html
 from webui.address import AddressMiddleware
 from webui.chat import Chat
 from webui.client import GatewayClient
+from webui.conversations import Conversations
 from webui.door import DoorMiddleware
+from webui.entrance import Entrance, EntranceMiddleware
 from webui.identity import IdentityMiddleware
+from webui.language import LanguageMiddleware
+from webui.page_html import PageHtmlMiddleware
+from webui.presence import Presence, PresenceMiddleware
+from webui.public_address import PublicAddressMiddleware
 from webui.sessions import SessionMiddleware
 from webui.settings import Settings
+from webui.tickets import Tickets
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -33,12 +43,18 @@ def create_app(settings: Settings) -> Starlette:
     from fastapi import FastAPI
 
     from webui.page import build_page, styles, theme
+    from webui.scripts import script_routes, script_tags
+    from webui.sidebar_routes import SidebarRoutes
 
+    tickets = Tickets(settings.load_secrets(), person_s=settings.person_s, login_s=settings.login_s)
     client = GatewayClient(settings)
+    entrance = Entrance(settings, tickets, client)
     chat = Chat(client)
+    conversations = Conversations(client, stop=chat.stop)
+    presence = Presence(settings.gone_timeout_s, when_gone=chat.turns.stop_all_of)
     inner = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
-        build_page(settings.title, chat, client),
+        build_page(settings.title, chat, client, entrance),
         path="/",
         footer_links=[],
         run_history=False,
@@ -49,24 +65,49 @@ def create_app(settings: Settings) -> Starlette:
         pwa=False,
         theme=theme(),
         css=styles(),
+        head=script_tags(),
     )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with client, inner.router.lifespan_context(inner):
             yield
+            presence.close()
             await chat.close()
+            await conversations.deletions.close()
 
     return Starlette(
-        routes=[Mount("/", inner)],
+        routes=[
+            *entrance.routes,
+            *script_routes(),
+            *SidebarRoutes(conversations).routes,
+            Route("/webui/page.js", page_html.script),
+            Mount("/", _PageCompressed(PageHtmlMiddleware(inner, settings.frame_ancestors))),
+        ],
         middleware=[
+            Middleware(PublicAddressMiddleware, root_path=settings.root_path),
             Middleware(DoorMiddleware, frame_ancestors=settings.frame_ancestors),
             Middleware(AddressMiddleware, trusted_hops=settings.trusted_proxy_hops),
-            Middleware(IdentityMiddleware, secret=settings.load_secret()),
+            Middleware(LanguageMiddleware),
+            Middleware(IdentityMiddleware, tickets=tickets, check=entrance.current),
+            Middleware(EntranceMiddleware, entrance=entrance),
+            Middleware(PresenceMiddleware, presence=presence),
             Middleware(SessionMiddleware),
         ],
         lifespan=lifespan,
     )
+
+
+class _PageCompressed:
+    """The page, which is rewritten for each request, compressed; Gradio compresses everything else itself."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._compressed = GZipMiddleware(app, compresslevel=5)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_page = scope["type"] == "http" and scope["path"] == "/"
+        await (self._compressed if is_page else self._app)(scope, receive, send)
 
 
 def _keep_gradio_quiet() -> None:

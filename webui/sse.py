@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+COMMENT = ":"
 _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class SseEvent:
-    """One dispatched event: its name (`message` unless named) and its data lines joined."""
+    """One dispatched event: its name (`message` unless named) and its data lines joined; or a comment, named ":"."""
 
     name: str
     data: str
@@ -58,13 +59,15 @@ class SseDecoder:
             self._at_start = False
         if not raw:
             return self._dispatch()
+        if raw.startswith(b":"):
+            return SseEvent(COMMENT, raw[1:].decode("utf-8", errors="replace").strip())
         field, _, value = raw.decode("utf-8", errors="replace").partition(":")
         value = value.removeprefix(" ")
         if field == "event":
             self._name = value
         elif field == "data":
             self._data.append(value)
-        return None  # an empty field is a comment; id and retry mean nothing here
+        return None  # id and retry mean nothing here
 
     def _dispatch(self) -> SseEvent | None:
         name, data = self._name, self._data

@@ -27,14 +27,24 @@ class Status:
     since: float = 0.0
     note: Mapping[str, str] = field(default_factory=dict)
     context_tokens: int = 0
+    waiting: int = 0
+    max_waiting: int = 0
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """One entry of a person's list."""
+    """One entry of a person's list.
+
+    Attributes:
+        updated_at: its last activity, Unix seconds.
+        match: the place that a search found, "" without one.
+    """
 
     id: str
     title: str
+    updated_at: float = field(default=0, compare=False)
+    metadata: Mapping[str, str] = field(default_factory=dict, compare=False)
+    match: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,13 +56,41 @@ class ConversationPage:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """What an answer took: tokens, and seconds for its slot, its first event and the rest; None where nobody knows."""
+
+    prompt_tokens: int
+    answer_tokens: int
+    queued_s: float | None = None
+    first_token_s: float | None = None
+    answer_s: float | None = None
+
+    @property
+    def total_tokens(self) -> int:
+        """Of the model's context, how much the conversation with this answer takes."""
+        return self.prompt_tokens + self.answer_tokens
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What is known of a stored answer beside its text; `rating` is up, down or ""."""
+
+    status: str = "completed"
+    reason: str = ""
+    counts: Counts | None = None
+    rating: str = ""
+
+
+@dataclass(frozen=True)
 class Item:
-    """One stored message of a conversation."""
+    """One stored message of a conversation; `answered` of an answer only."""
 
     id: str
     role: str
     text: str
     status: str = "completed"
+    response_id: str = ""
+    answered: Answered | None = None
 
 
 @dataclass(frozen=True)
@@ -65,9 +103,21 @@ class ItemPage:
 
 @dataclass(frozen=True)
 class Started:
-    """The question is stored and the answer has begun."""
+    """The question is stored and its answer will come."""
 
     response_id: str
+
+
+@dataclass(frozen=True)
+class Queued:
+    """It waits for a slot, at this place."""
+
+    place: int
+
+
+@dataclass(frozen=True)
+class Running:
+    """The model works on it."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +129,10 @@ class Delta:
 
 @dataclass(frozen=True)
 class Finished:
-    """The closing event of an answer that is stored: `completed`, or `incomplete` with its reason."""
+    """The closing event of an answer that is stored; `text` is all of it."""
 
-    status: str
-    reason: str = ""
+    text: str
+    answered: Answered
     truncated_items: int = 0
 
 
@@ -94,7 +144,23 @@ class Failed:
     message: str
 
 
-ResponseEvent = Started | Delta | Finished | Failed
+@dataclass(frozen=True)
+class Broken:
+    """The stream ends here, the answer perhaps not."""
+
+    code: str
+    message: str
+
+
+ResponseEvent = Started | Queued | Running | Delta | Finished | Failed | Broken
+
+
+@dataclass(frozen=True)
+class Told:
+    """One event of a stream with its number; None where the page has no use for it, or the event has no number."""
+
+    number: int | None
+    event: ResponseEvent | None
 
 
 def parse_status(body: Json) -> Status:
@@ -111,12 +177,26 @@ def parse_status(body: Json) -> Status:
         since=float(body.get("since") or 0),
         note={str(k): str(v) for k, v in (body.get("note") or {}).items()},
         context_tokens=int(body.get("context_tokens") or 0),
+        waiting=int(body.get("waiting") or 0),
+        max_waiting=int(body.get("max_waiting") or 0),
     )
+
+
+def parse_models(body: Json) -> tuple[str, ...]:
+    """The ids in the answer of `GET /v1/models`."""
+    return tuple(str(model["id"]) for model in body["data"])
 
 
 def parse_conversation(body: Json) -> Conversation:
     """One conversation object."""
-    return Conversation(id=str(body["id"]), title=str((body.get("metadata") or {}).get("title") or ""))
+    metadata = {str(name): str(value) for name, value in (body.get("metadata") or {}).items()}
+    return Conversation(
+        id=str(body["id"]),
+        title=metadata.get("title", ""),
+        updated_at=float(body.get("updated_at") or body.get("created_at") or 0),
+        metadata=metadata,
+        match=str(body.get("match") or ""),
+    )
 
 
 def parse_conversations(body: Json) -> ConversationPage:
@@ -128,13 +208,37 @@ def parse_item(body: Json) -> Item:
     """One message; its text parts joined."""
     parts = body.get("content") or []
     text = parts if isinstance(parts, str) else "".join(str(part.get("text") or "") for part in parts)
-    return Item(str(body["id"]), str(body.get("role") or ""), text, str(body.get("status") or "completed"))
+    response = body.get("response")
+    return Item(
+        id=str(body["id"]),
+        role=str(body.get("role") or ""),
+        text=text,
+        status=str(body.get("status") or "completed"),
+        response_id=str(body.get("response_id") or ""),
+        answered=parse_answered(response) if response else None,
+    )
+
+
+def parse_answered(response: Json) -> Answered:
+    """What a response says of its answer beside the text."""
+    return Answered(
+        status=str(response.get("status") or "completed"),
+        reason=str((response.get("incomplete_details") or {}).get("reason") or ""),
+        counts=_counts(response.get("usage"), response.get("timing") or {}),
+        rating=str((response.get("feedback") or {}).get("rating") or ""),
+    )
 
 
 def parse_items_newest_first(body: Json) -> ItemPage:
     """A list that was asked for in descending order, turned into reading order."""
     messages = [parse_item(item) for item in body["data"] if item.get("type", "message") == "message"]
     return ItemPage(tuple(reversed(messages)), bool(body.get("has_more")))
+
+
+def parse_comment(text: str) -> Queued | None:
+    """What a comment in a stream says: a place in the line, or nothing."""
+    said, _, place = text.rpartition(" ")
+    return Queued(int(place)) if said == "queued, place" and place.isdecimal() else None
 
 
 def parse_event(name: str, body: Json) -> ResponseEvent | None:
@@ -144,19 +248,29 @@ def parse_event(name: str, body: Json) -> ResponseEvent | None:
             return Started(str(body["response"]["id"]))
         case "response.output_text.delta":
             return Delta(str(body["delta"]))
+        case "response.in_progress":
+            return Running()
         case "response.completed" | "response.incomplete":
-            return _finished(body["response"], name.removeprefix("response."))
+            return _finished(body["response"])
         case "response.failed":
-            return _failed(body["response"].get("error") or {})
+            return Failed(*_error(body["response"].get("error") or {}))
         case "error":
-            return _failed(body.get("error") or body)
+            return Broken(*_error(body.get("error") or body))
     return None
 
 
-def _finished(response: Json, status: str) -> Finished:
-    reason = (response.get("incomplete_details") or {}).get("reason") or ""
-    return Finished(status, str(reason), int(response.get("truncated_items") or 0))
+def _finished(response: Json) -> Finished:
+    messages = [parse_item(item) for item in response["output"] if item.get("type", "message") == "message"]
+    text = "".join(message.text for message in messages)
+    return Finished(text, parse_answered(response), int(response.get("truncated_items") or 0))
 
 
-def _failed(error: Json) -> Failed:
-    return Failed(str(error.get("code") or "upstream_failed"), str(error.get("message") or ""))
+def _error(error: Json) -> tuple[str, str]:
+    return str(error.get("code") or "upstream_failed"), str(error.get("message") or "")
+
+
+def _counts(usage: Json | None, timing: Json) -> Counts | None:
+    if not usage:
+        return None
+    seconds = {name: timing.get(name) for name in ("queued_s", "first_token_s", "answer_s")}
+    return Counts(int(usage["input_tokens"]), int(usage["output_tokens"]), **seconds)

@@ -1,4 +1,4 @@
-"""Makes the screenshots anew: `python docs/images/make.py http://127.0.0.1:7860`, with `make run` beside it.
+"""Makes the screenshots anew: `python docs/images/make.py http://127.0.0.1:7860 [NAME …]`, with `make run` beside it.
 
 It chats with the model that runs there, in Debian's Chromium: look at the pictures
 before you commit them, since what the small model says differs from run to run.
@@ -17,6 +17,12 @@ SHOTS = (
     ("chat.png", (1280, 800), "en-US"),
     ("chat-phone-zh.png", (390, 844), "zh-CN"),
 )
+PANELS = (  # what is clicked before the picture, after the chat
+    ("list.png", (1280, 800), "en-US", ("#list .entry .more",)),
+    ("list-phone-zh.png", (390, 844), "zh-CN", ("#sidebar .toggle-button", "#list .entry .more")),
+    ("settings.png", (1280, 800), "en-US", ("#settings button",)),
+    ("settings-phone-zh.png", (390, 844), "zh-CN", ("#sidebar .toggle-button", "#settings button")),
+)
 QUESTIONS = ("Write two sentences about the sea.", "Write two sentences about the mountains.")
 ARGUMENTS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -26,19 +32,22 @@ ANSWER_MS = 120_000
 
 
 def main() -> None:
-    """Takes all shots of the stack at the address that was given."""
-    if len(sys.argv) != 2:
-        raise SystemExit("usage: python docs/images/make.py URL")
+    """Takes all shots of the stack at the address that was given, or those that are named."""
+    if len(sys.argv) < 2:
+        raise SystemExit("usage: python docs/images/make.py URL [NAME …]")
+    every = [*((*shot, ()) for shot in SHOTS), *PANELS]
+    chosen = sys.argv[2:] or [name for name, *_ in every]
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        for name, size, locale in SHOTS:
-            take(browser, sys.argv[1], FOLDER / name, size, locale)
+        for name, size, locale, clicks in every:
+            if name in chosen:
+                take(browser, sys.argv[1], FOLDER / name, size, locale, clicks)
         browser.close()
 
 
-def take(browser: Browser, url: str, file: Path, size: tuple[int, int], locale: str) -> None:
-    """One person's chat, photographed when the last answer has ended."""
+def take(browser: Browser, url: str, file: Path, size: tuple[int, int], locale: str, clicks: tuple[str, ...]) -> None:
+    """One person's chat, photographed when the last answer has ended and what is to be seen was clicked open."""
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, locale=locale)
     page = context.new_page()
     page.goto(url)
@@ -47,6 +56,9 @@ def take(browser: Browser, url: str, file: Path, size: tuple[int, int], locale: 
         ask(page, question, number)
     page.locator("#message textarea").blur()
     page.wait_for_timeout(1000)  # the list and the buttons settle
+    for selector in clicks:
+        page.locator(selector).first.click()
+        page.wait_for_timeout(500)
     page.screenshot(path=file)
     context.close()
 

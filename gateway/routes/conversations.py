@@ -43,10 +43,14 @@ async def list_conversations(
     limit: Limit = 20,
     after: str | None = None,
     q: Annotated[Text | None, Query(max_length=200)] = None,
+    pinned: bool | None = None,
 ) -> dict[str, Any]:
-    """The caller's conversations, the newest activity first; `q` is looked for in titles and messages (ours)."""
+    """The caller's conversations, the newest activity first (ours).
+
+    `q` is looked for in titles and messages; `pinned` leaves those whose metadata has `pinned` = `true`, or the others.
+    """
     text = (q or "").strip() or None
-    page = await parts.store.list_conversations(caller.owner, limit=limit, after=after, text=text)
+    page = await parts.store.list_conversations(caller.owner, limit=limit, after=after, text=text, pinned=pinned)
     return page_object([conversation_object(entry) for entry in page.entries], page.has_more)
 
 
@@ -93,13 +97,14 @@ async def list_items(
     order: Literal["asc", "desc"] = "desc",
     include: Annotated[list[str] | None, Query(alias="include[]")] = None,
 ) -> dict[str, Any]:
-    """The messages of a conversation."""
-    if include:
-        raise InvalidRequest("'include' is not supported: messages here have no further parts.", param="include")
+    """The messages of a conversation; with `include[]=response` (ours) what is known of each answer."""
+    if not {"response"}.issuperset(include or ()):
+        raise InvalidRequest("'include' takes 'response' only: messages here have no further parts.", param="include")
     page = await parts.store.list_items(
         caller.owner, conversation_id, limit=limit, after=after, is_ascending=order == "asc"
     )
-    return item_page(page)
+    ids = {item.response_id for item in page.entries if item.is_output and item.response_id} if include else set()
+    return item_page(page, await parts.store.answers(caller.owner, ids) if ids else None)
 
 
 @router.post("/{conversation_id}/items")

@@ -100,6 +100,7 @@ async def _status(parts: Parts) -> dict[str, Any]:
         ],
         "running": parts.admission.running,
         "waiting": parts.admission.waiting,
+        "max_waiting": settings.max_waiting,
     }
 
 

@@ -7,6 +7,26 @@ import urllib.parse
 from playwright.sync_api import Error, Locator, Page, expect
 
 
+def load(page: Page, url: str, shown: Locator, *, timeout_s: float = 45) -> bool:
+    """Goes to a page and waits until a part of it is shown; whether that took more than one attempt.
+
+    Chromium gives up what it is loading when a network of the machine comes or goes, as those of containers do beside
+    the tests. Then, and only then, the page is loaded once more.
+    """
+    changed: list[str] = []
+    page.on("requestfailed", lambda r: changed.append(r.url) if r.failure == "net::ERR_NETWORK_CHANGED" else None)
+    for attempt in range(4):
+        changed.clear()
+        try:
+            page.goto(url)
+            expect(shown).to_be_visible(timeout=timeout_s * 1000)
+            return attempt > 0
+        except (AssertionError, Error):
+            if not changed and not any(frame.url.startswith("chrome-error:") for frame in page.frames):
+                raise
+    raise AssertionError(f"the networks of this machine do not come to rest, so {url} cannot be loaded")
+
+
 class ChatPage:
     """One tab on the web UI."""
 
@@ -23,13 +43,18 @@ class ChatPage:
         self.send = page.locator("#send")
         self.stop = page.locator("#stop")
         self.retry = page.locator("#retry")
+        self.go_on = page.locator("#go-on")
+        self.earlier = page.locator("#earlier")
+        self.older = page.locator("#older")
+        self.meter = page.locator("#meter")
         self.notice = page.locator("#notice")
         self.status = page.locator("#status")
         self.log = page.locator("#chat [role=log]")
         self.questions = page.locator("#chat [data-testid=user]")
-        self.answers = page.locator("#chat [data-testid=bot]:not(:has(.mark))")
+        self.answers = page.locator("#chat [data-testid=bot]:not(:has(.mark)):not(:has(.thought-group))")
+        self.folded = page.locator("#chat .thought-group")
         self.marks = page.locator("#chat .mark")
-        self.conversations = page.locator("#conversations label")
+        self.conversations = page.locator("#list .open")
         self.new_chat = page.locator("#new-chat")
         self.toggle = page.locator("#sidebar .toggle-button")
 
@@ -40,8 +65,9 @@ class ChatPage:
 
     def open(self) -> ChatPage:
         """Loads the page and waits until it has loaded its own state."""
-        self.page.goto(self.url)
-        expect(self.status.locator("[data-stage]")).to_be_visible(timeout=20_000)
+        before = len(self.problems)
+        if load(self.page, self.url, self.status.locator("[data-stage]")):
+            del self.problems[before:]
         return self
 
     def limit_tokens(self, count: int) -> ChatPage:
@@ -66,7 +92,7 @@ class ChatPage:
         self.message.press("Enter")
         return self
 
-    def answered(self, text: str | None = None, *, timeout_s: float = 15) -> ChatPage:
+    def answered(self, text: str | None = None, *, timeout_s: float = 45) -> ChatPage:
         """Waits until the answer has begun, and then until it has ended."""
         if self._answers_expected:
             expect(self.answers).to_have_count(self._answers_expected, timeout=timeout_s * 1000)
@@ -80,6 +106,13 @@ class ChatPage:
     def conversation(self, title: str) -> Locator:
         """An entry of the list."""
         return self.conversations.filter(has_text=title)
+
+    def choose(self, title: str, what: str) -> ChatPage:
+        """One of the things that an entry's menu offers: rename, pin, md, json, delete; needs the sidebar in view."""
+        entry = self.page.locator("#list .entry").filter(has_text=title)
+        entry.locator(".more").click()
+        entry.locator(f".menu [data-do={what}]").click()
+        return self
 
     def hosts(self) -> set[str]:
         """Every host that the page asked for anything."""

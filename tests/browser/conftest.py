@@ -58,7 +58,7 @@ def playwright() -> Iterator[Playwright]:
     if not Path(CHROMIUM).exists():
         say = pytest.fail if "browser" in os.environ.get("TESTS_MAY_NOT_SKIP", "") else pytest.skip
         say("no Chromium: install the package `chromium` of Debian or Ubuntu")
-    expect.set_options(timeout=15_000)  # a busy machine of two cores is slow, not wrong
+    expect.set_options(timeout=45_000)  # a busy machine of two cores is slow, not wrong
     with sync_playwright() as running:
         yield running
 
@@ -101,9 +101,11 @@ def pages_of(browser: Browser, url: str) -> Iterator[OpenPage]:
     """Opens pages, each of a new person, and closes them all in the end."""
     contexts = []
 
-    def open_page(size: tuple[int, int] = DESKTOP, locale: str = "en-US", *, bypass_csp: bool = False) -> ChatPage:
+    def open_page(
+        size: tuple[int, int] = DESKTOP, locale: str = "en-US", *, bypass_csp: bool = False, zone: str = "UTC"
+    ) -> ChatPage:
         viewport: ViewportSize = {"width": size[0], "height": size[1]}
-        context = browser.new_context(viewport=viewport, locale=locale, bypass_csp=bypass_csp)
+        context = browser.new_context(viewport=viewport, locale=locale, bypass_csp=bypass_csp, timezone_id=zone)
         contexts.append(context)
         return ChatPage(context.new_page(), url).open()
 
@@ -113,7 +115,7 @@ def pages_of(browser: Browser, url: str) -> Iterator[OpenPage]:
 
 
 @contextmanager
-def start_webui(gateway_url: str, data_dir: Path, port: int = 0) -> Iterator[WebUI]:
+def start_webui(gateway_url: str, data_dir: Path, port: int = 0, **settings: str) -> Iterator[WebUI]:
     """`python -m webui` on a free port, with every host it asks for written down."""
     port = port or free_port()
     audit_log = data_dir / "hosts.log"
@@ -122,6 +124,8 @@ def start_webui(gateway_url: str, data_dir: Path, port: int = 0) -> Iterator[Web
         "WEBUI_GATEWAY_URL": gateway_url,
         "WEBUI_API_KEY": KEY,
         "DATA_DIR": str(data_dir),
+        "WEBUI_GONE_TIMEOUT_S": "3",
+        **settings,
         "AUDIT_LOG": str(audit_log),
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "browser" / "audit")]),
     }

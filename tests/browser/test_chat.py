@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -41,15 +42,15 @@ def test_stop_keeps_the_text_frees_the_model_and_survives_a_reload(
     expect(chat.answers).to_contain_text("w5 ")
     pressed = time.monotonic()
     chat.stop.click()
-    assert within(5, lambda: bool(gateway.state.left_at))
-    assert gateway.state.left_at[0] - pressed < 3
+    assert within(5, lambda: bool(gateway.state.stopped_at))
+    assert gateway.state.stopped_at[0] - pressed < 3
     chat.answered("w5 ")
     expect(chat.marks).to_have_text("Stopped")
     expect(chat.notice).to_have_text("")
     chat.open()
     expect(chat.questions).to_have_text("Count")
     expect(chat.answers).to_contain_text("w5 ")
-    expect(chat.marks).to_have_text("Unfinished answer")
+    expect(chat.marks).to_have_text("Stopped")
     expect(chat.conversation("Count")).to_have_count(1)
 
 
@@ -58,7 +59,7 @@ def test_closing_the_tab_frees_the_model(gateway: FakeGateway, open_page: OpenPa
     chat = open_page().ask("Count")
     expect(chat.answers).to_contain_text("w3 ")
     chat.page.close()
-    assert within(10, lambda: bool(gateway.state.left_at))
+    assert within(10, lambda: bool(gateway.state.stopped_at))
 
 
 def test_typing_goes_on_while_an_answer_comes(gateway: FakeGateway, open_page: OpenPage) -> None:
@@ -98,24 +99,27 @@ def test_a_retry_that_fails_keeps_the_old_answer(gateway: FakeGateway, open_page
 def test_a_limit_names_the_wait_beside_the_chat_and_the_text_comes_back(
     gateway: FakeGateway, open_page: OpenPage
 ) -> None:
-    gateway.state.scenario = Scenario(error=(429, "rate_limit_exceeded", "slow down", {"retry-after": "12"}))
+    gateway.state.scenario = Scenario(error=(429, "rate_limit_exceeded", "slow down", {"retry-after": "6"}))
     chat = open_page().ask("Do not lose me")
-    expect(chat.notice.locator("[role=alert]")).to_contain_text("12 s")
+    expect(chat.notice.locator("[role=alert]")).to_contain_text("6 s")
+    expect(chat.notice.locator(".wait")).to_have_text(re.compile("[1-5] s left"))
+    expect(chat.send).to_be_disabled()
     expect(chat.message).to_have_value("Do not lose me")
     expect(chat.conversations).to_have_count(0)
     expect(chat.questions).to_have_count(0)
     expect(chat.answers).to_have_count(0)
     gateway.state.scenario = Scenario()
     chat.message.press("Enter")
+    expect(chat.questions).to_have_count(0)
+    expect(chat.notice).to_contain_text("can send again now")
+    expect(chat.send).to_be_enabled()
+    chat.message.press("Enter")
     chat.answered("Hello, this is an answer.")
     expect(chat.notice).to_have_text("")
 
 
-@pytest.mark.parametrize("scenario", [Scenario(cut_after=2), Scenario(fails_after=2)], ids=["cut", "failed"])
-def test_a_broken_answer_is_marked_and_its_error_stands_beside_it(
-    gateway: FakeGateway, open_page: OpenPage, scenario: Scenario
-) -> None:
-    gateway.state.scenario = scenario
+def test_a_broken_answer_is_marked_and_its_error_stands_beside_it(gateway: FakeGateway, open_page: OpenPage) -> None:
+    gateway.state.scenario = Scenario(fails_after=2)
     chat = open_page().ask("Hello").answered("Hello, ")
     expect(chat.notice.locator("[role=alert]")).to_contain_text("kept")
     expect(chat.marks).to_have_text("Broken off")
@@ -193,7 +197,7 @@ def test_what_cannot_be_sent_is_said_and_kept(open_page: OpenPage) -> None:
 
 
 def test_half_an_emoji_is_replaced_and_the_chat_goes_on(gateway: FakeGateway, open_page: OpenPage) -> None:
-    gateway.state.scenario = Scenario(error=(429, "rate_limit_exceeded", "slow", {"retry-after": "9"}))
+    gateway.state.scenario = Scenario(error=(503, "upstream_not_ready", "slow", {"retry-after": "9"}))
     chat = open_page()
     chat.page.click("#settings button")
     chat.type_half_an_emoji(chat.page.locator("#instructions textarea"))

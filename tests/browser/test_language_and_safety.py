@@ -38,10 +38,11 @@ def test_the_page_is_chinese_for_a_chinese_browser(gateway: FakeGateway, open_pa
     expect(chat.message).to_have_attribute("placeholder", "输入消息…")
     expect(chat.status).to_contain_text("已就绪")
     expect(chat.status).to_contain_text("只会英文的小型演示模型")
-    gateway.state.scenario = Scenario(error=(429, "rate_limit_exceeded", "slow", {"retry-after": "12"}))
+    gateway.state.scenario = Scenario(error=(429, "rate_limit_exceeded", "slow", {"retry-after": "2"}))
     chat.ask("你好")
-    expect(chat.notice).to_contain_text("12 秒")
+    expect(chat.notice).to_contain_text("2 秒")
     gateway.state.scenario = Scenario(words=["你好", "，", "世界"])
+    expect(chat.notice).to_contain_text("可以再次发送")
     chat.message.press("Enter")
     chat.answered("你好，世界")
 

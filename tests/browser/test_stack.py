@@ -76,9 +76,9 @@ def test_a_short_answer_ends_by_itself_and_the_talk_goes_on(open_page: OpenPage)
     chat.ask("What is 2+2?").answered(timeout_s=60)
     expect(chat.questions).to_have_count(2)
     expect(chat.notice.locator("[role=alert]")).to_have_count(0)
-    chat.page.click("#delete")
-    chat.page.click("#delete-yes")
+    chat.choose("Say hello", "delete")
     expect(chat.conversations).to_have_count(0)
+    expect(chat.questions).to_have_count(0)
 
 
 def test_two_browsers_never_see_each_other(open_page: OpenPage) -> None:
@@ -99,3 +99,22 @@ def test_the_stack_asked_no_other_host(audited_stack: Stack, open_page: OpenPage
     hosts = set(Path(os.fspath(audited_stack.data_dir), "hosts.log").read_text().split())
     assert "127.0.0.1" in hosts
     assert hosts <= {"127.0.0.1", "localhost", "::1", "None", "0.0.0.0"}, hosts
+
+
+def test_a_reload_watches_the_answer_again_and_a_stopped_one_goes_on(open_page: OpenPage) -> None:
+    chat = open_page().ask(STORY)
+    expect(chat.answers).to_contain_text(" ", timeout=60_000)
+    chat.open()
+    expect(chat.questions).to_have_text(STORY)
+    expect(chat.stop).to_be_visible()
+    seen = chat.answers.inner_text()
+    assert within(60, lambda: len(chat.answers.inner_text()) > len(seen) + 40), "it is not watched"
+    chat.stop.click()
+    expect(chat.marks).to_have_text("Stopped")
+    kept = chat.answers.inner_text().strip()
+    chat.go_on.click()
+    expect(chat.stop).to_be_visible()
+    assert within(60, lambda: len(chat.answers.inner_text()) > len(kept) + 40), "it does not go on"
+    chat.stop.click()
+    expect(chat.marks).to_have_text("Stopped")
+    assert chat.answers.inner_text().startswith(kept[: len(kept) // 2])

@@ -2,17 +2,15 @@
 
 It keeps the contract that `webui` relies on and records what it was asked and when a caller left, so tests can script
 what a real model would not do at the right moment. `gateway.state` is shared with the test: set `scenario`, read
-`requests` and `left_at`.
+`requests` and `stopped_at`. How answers run is in answers.py.
 """
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import json
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +20,10 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+
+from tests.fakes.answers import Answer, Scenario
+
+__all__ = ["KEY", "READY", "FakeGateway", "GatewayState", "Scenario", "create_app", "error", "fake_gateway", "serve"]
 
 Json = dict[str, Any]
 KEY = "sk-test"
@@ -45,21 +47,6 @@ READY: Json = {
 
 
 @dataclass
-class Scenario:
-    """How the next answers go."""
-
-    words: list[str] = field(default_factory=lambda: ["Hello", ", ", "this ", "is ", "an ", "answer."])
-    delay_s: float = 0.0
-    first_delay_s: float = 0.0
-    error: tuple[int, str, str, dict[str, str]] | None = None  # status, code, message, headers
-    fails_after: int | None = None  # words before response.failed
-    cut_after: int | None = None  # words before the connection just ends
-    incomplete: bool = False
-    incomplete_reason: str = "max_output_tokens"
-    truncated_items: int = 0
-
-
-@dataclass
 class GatewayState:
     """What a test sets and reads."""
 
@@ -67,9 +54,16 @@ class GatewayState:
     status: Json = field(default_factory=lambda: dict(READY))
     conversations: dict[str, Json] = field(default_factory=dict)
     requests: list[Json] = field(default_factory=list)
-    left_at: list[float] = field(default_factory=list)
+    models: list[str] = field(default_factory=lambda: ["smollm2-135m-instruct"])
+    answers: dict[str, Answer] = field(default_factory=dict)
+    feedback: dict[str, str | None] = field(default_factory=dict)
     broken: bool = False  # every call gets 503 history_unavailable
     counter: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    @property
+    def stopped_at(self) -> list[float]:
+        """When answers were cancelled."""
+        return [answer.stopped_at for answer in self.answers.values() if answer.stopped_at is not None]
 
     def new_id(self, prefix: str) -> str:
         """The next id."""
@@ -108,7 +102,13 @@ def create_app(state: GatewayState) -> Starlette:
         if request.method == "POST":
             body = await request.json()
             return JSONResponse(_public(_create(state, _user(request), body.get("metadata") or {}, [])))
+        query = request.query_params
+        state.requests[-1]["query"] = dict(query)
         mine = [c for c in state.conversations.values() if c["user"] == _user(request)]
+        if (pinned := query.get("pinned")) is not None:
+            mine = [c for c in mine if (c["metadata"].get("pinned") == "true") is (pinned == "true")]
+        if q := query.get("q", "").lower():
+            mine = [{**c, "match": _texts(c)} for c in mine if q in _texts(c).lower()]
         mine.sort(key=lambda c: c["touched"], reverse=True)
         return JSONResponse(_page([_public(c) for c in mine], request))
 
@@ -117,17 +117,43 @@ def create_app(state: GatewayState) -> Starlette:
             return refused
         if (found := own(request)) is None:
             return error(404, "not_found", "no such conversation")
+        if request.method == "POST":
+            found["metadata"] = (await request.json())["metadata"]
         if request.method == "DELETE":
+            if found["busy"]:
+                return error(409, "conversation_busy", "an answer is still being written")
             del state.conversations[found["id"]]
             return JSONResponse({"id": found["id"], "object": "conversation.deleted", "deleted": True})
+        if request.method == "POST":
+            found["metadata"] = (await request.json())["metadata"]
         return JSONResponse(_public(found))
+
+    async def export(request: Request) -> Response:
+        if (refused := guard(request)) is not None:
+            return refused
+        if (found := own(request)) is None:
+            return error(404, "not_found", "no such conversation")
+        if request.query_params.get("format") == "md":
+            return Response(f"# {found['metadata'].get('title')}\n\n{_texts(found)}\n", media_type="text/markdown")
+        whole = {"object": "conversation.export", "conversation": _public(found), "items": found["items"]}
+        return JSONResponse(whole)
+
+    async def models(request: Request) -> Response:
+        listed = [{"id": name, "object": "model"} for name in state.models]
+        return guard(request) or JSONResponse({"object": "list", "data": listed})
 
     async def items(request: Request) -> Response:
         if (refused := guard(request)) is not None:
             return refused
         if (found := own(request)) is None:
             return error(404, "not_found", "no such conversation")
+        if request.method == "POST":
+            added = [_added(state, item) for item in (await request.json())["items"]]
+            found["items"] += added
+            return JSONResponse({"object": "list", "data": added, "has_more": False})
         listed = found["items"][::-1] if request.query_params.get("order") == "desc" else found["items"]
+        if request.query_params.get("include[]") == "response":
+            listed = [_answered(state, item) for item in listed]
         return JSONResponse(_page(listed, request))
 
     async def fork(request: Request) -> Response:
@@ -138,7 +164,7 @@ def create_app(state: GatewayState) -> Starlette:
         after = (await request.json())["after"]
         ids = [item["id"] for item in found["items"]]
         kept = found["items"][: ids.index(after) + 1] if after else []
-        copies = [{**item, "id": state.new_id("msg")} for item in kept]
+        copies = [{**item, "id": state.new_id("msg"), "response_id": None} for item in kept]
         return JSONResponse(_public(_create(state, _user(request), dict(found["metadata"]), copies)))
 
     async def responses(request: Request) -> Response:
@@ -146,79 +172,106 @@ def create_app(state: GatewayState) -> Starlette:
             return refused
         body = await request.json()
         state.requests[-1]["body"] = body
-        scenario = state.scenario
-        if scenario.error is not None:
-            return error(*scenario.error)
+        if state.scenario.error is not None:
+            return error(*state.scenario.error)
         found = state.conversations.get(body["conversation"])
         if found is None or found["user"] != _user(request):
             return error(404, "not_found", "no such conversation")
         if found["busy"]:
             return error(409, "conversation_busy", "an answer is still being written")
-        return StreamingResponse(_answer(state, scenario, found, body["input"]), media_type="text/event-stream")
+        return _streamed(_begin(state, found, body["input"]))
+
+    def own_answer(request: Request) -> Answer | None:
+        answer = state.answers.get(request.path_params["id"])
+        return answer if answer and answer.response["user"] == _user(request) else None
+
+    async def response(request: Request) -> Response:
+        if (refused := guard(request)) is not None:
+            return refused
+        if (answer := own_answer(request)) is None:
+            return error(404, "not_found", "no such response")
+        return _streamed(answer, int(request.query_params.get("starting_after", "-1")))
+
+    async def cancel(request: Request) -> Response:
+        if (refused := guard(request)) is not None:
+            return refused
+        if (answer := own_answer(request)) is None:
+            return error(404, "not_found", "no such response")
+        await answer.stop()
+        return JSONResponse(answer.response)
+
+    async def go_on(request: Request) -> Response:
+        if (refused := guard(request)) is not None:
+            return refused
+        if (answer := own_answer(request)) is None:
+            return error(404, "not_found", "no such response")
+        if state.scenario.error is not None:
+            return error(*state.scenario.error)
+        if answer.response["status"] not in ("incomplete", "cancelled"):
+            return error(400, "invalid_request", "Only an answer that was cut can go on.")
+        return _streamed(_again(state, answer))
+
+    async def feedback(request: Request) -> Response:
+        if (refused := guard(request)) is not None:
+            return refused
+        if own_answer(request) is None:
+            return error(404, "not_found", "no such response")
+        state.feedback[request.path_params["id"]] = (await request.json())["rating"]
+        return JSONResponse({"object": "response.feedback"})
 
     return Starlette(
         routes=[
             Route("/v1/status", status),
             Route("/v1/conversations", conversations, methods=["GET", "POST"]),
-            Route("/v1/conversations/{id}", conversation, methods=["GET", "DELETE"]),
-            Route("/v1/conversations/{id}/items", items),
+            Route("/v1/models", models),
+            Route("/v1/conversations/{id}", conversation, methods=["GET", "POST", "DELETE"]),
+            Route("/v1/conversations/{id}/items", items, methods=["GET", "POST"]),
+            Route("/v1/conversations/{id}/export", export),
             Route("/v1/conversations/{id}/fork", fork, methods=["POST"]),
             Route("/v1/responses", responses, methods=["POST"]),
+            Route("/v1/responses/{id}", response),
+            Route("/v1/responses/{id}/cancel", cancel, methods=["POST"]),
+            Route("/v1/responses/{id}/continue", go_on, methods=["POST"]),
+            Route("/v1/responses/{id}/feedback", feedback, methods=["POST"]),
         ]
     )
 
 
-async def _answer(state: GatewayState, scenario: Scenario, conversation: Json, text: str) -> AsyncIterator[bytes]:
+def _begin(state: GatewayState, conversation: Json, text: str) -> Answer:
+    response_id = state.new_id("resp")
     conversation["touched"] = time.monotonic()
+    conversation["updated_at"] = time.time()
+    conversation["items"].append(_item(state, "user", text, "completed", response_id))
+    item = _item(state, "assistant", "", "in_progress", response_id)
+    conversation["items"].append(item)
+    response = {"id": response_id, "status": "in_progress", "user": conversation["user"], "output": []}
+    return _run(state, conversation, response, item)
+
+
+def _again(state: GatewayState, answer: Answer) -> Answer:
+    held = next(c for c in state.conversations.values() if answer.item in c["items"])
+    answer.item["status"] = answer.response["status"] = "in_progress"
+    return _run(state, held, answer.response, answer.item)
+
+
+def _run(state: GatewayState, conversation: Json, response: Json, item: Json) -> Answer:
     conversation["busy"] = True
-    conversation["items"].append(_item(state, "user", text, "completed"))
-    answer = _item(state, "assistant", "", "in_progress")
-    conversation["items"].append(answer)
-    encode = _Encoder(state.new_id("resp"))
-    try:
-        yield b": keep-alive\n\n" + encode("response.created", status="in_progress")
-        await asyncio.sleep(scenario.first_delay_s)
-        for index, word in enumerate(scenario.words):
-            if index == scenario.fails_after:
-                answer["status"] = "incomplete"
-                yield encode("response.failed", status="failed", error={"code": "upstream_failed", "message": "boom"})
-                return
-            if index == scenario.cut_after:
-                answer["status"] = "incomplete"
-                return
-            answer["content"][0]["text"] += word
-            yield encode.delta(word)
-            await asyncio.sleep(scenario.delay_s)
-        answer["status"] = "incomplete" if scenario.incomplete else "completed"
-        details = {"reason": scenario.incomplete_reason} if scenario.incomplete else None
-        yield encode(
-            f"response.{answer['status']}",
-            status=answer["status"],
-            incomplete_details=details,
-            truncated_items=scenario.truncated_items,
-        )
-    except (asyncio.CancelledError, GeneratorExit):
-        answer["status"] = "incomplete"
-        state.left_at.append(time.monotonic())
-        raise
-    finally:
-        conversation["busy"] = False
+    answer = Answer(state.scenario, response, item, lambda: conversation.update(busy=False))
+    state.answers[response["id"]] = answer
+    answer.start()
+    return answer
 
 
-class _Encoder:
-    def __init__(self, response_id: str) -> None:
-        self._id = response_id
-        self._sequence = itertools.count()
+def _streamed(answer: Answer, after: int = -1) -> Response:
+    return StreamingResponse(answer.watch(after), media_type="text/event-stream")
 
-    def __call__(self, name: str, **response: Any) -> bytes:
-        return self._encode({"type": name, "response": {"id": self._id, **response}})
 
-    def delta(self, text: str) -> bytes:
-        return self._encode({"type": "response.output_text.delta", "delta": text})
-
-    def _encode(self, body: Json) -> bytes:
-        body["sequence_number"] = next(self._sequence)
-        return f"event: {body['type']}\ndata: {json.dumps(body, ensure_ascii=False)}\n\n".encode()
+def _answered(state: GatewayState, item: Json) -> Json:
+    answer = state.answers.get(item["response_id"] or "")
+    if answer is None or item["role"] != "assistant":
+        return item
+    rating = state.feedback.get(answer.response["id"])
+    return item | {"response": {**answer.response, "output": [], "feedback": {"rating": rating} if rating else None}}
 
 
 def _create(state: GatewayState, user: str, metadata: Json, items: list[Json]) -> Json:
@@ -226,7 +279,7 @@ def _create(state: GatewayState, user: str, metadata: Json, items: list[Json]) -
         "id": state.new_id("conv"),
         "object": "conversation",
         "created_at": int(time.time()),
-        "updated_at": int(time.time()),
+        "updated_at": time.time(),
         "metadata": metadata,
         "user": user,
         "items": items,
@@ -237,7 +290,7 @@ def _create(state: GatewayState, user: str, metadata: Json, items: list[Json]) -
     return conversation
 
 
-def _item(state: GatewayState, role: str, text: str, status: str) -> Json:
+def _item(state: GatewayState, role: str, text: str, status: str, response_id: str | None = None) -> Json:
     kind = "input_text" if role == "user" else "output_text"
     return {
         "id": state.new_id("msg"),
@@ -245,7 +298,20 @@ def _item(state: GatewayState, role: str, text: str, status: str) -> Json:
         "role": role,
         "status": status,
         "content": [{"type": kind, "text": text}],
+        "response_id": response_id,
     }
+
+
+def _added(state: GatewayState, item: Json) -> Json:
+    if item.get("type", "message") != "message":
+        return {**item, "id": state.new_id("item")}
+    return _item(state, item["role"], item["content"], item.get("status", "completed"))
+
+
+def _texts(conversation: Json) -> str:
+    """Its title and everything said in it."""
+    said = (part["text"] for item in conversation["items"] for part in item.get("content", ()))
+    return " ".join([conversation["metadata"].get("title", ""), *said])
 
 
 def _user(request: Request) -> str:
@@ -253,7 +319,8 @@ def _user(request: Request) -> str:
 
 
 def _public(conversation: Json) -> Json:
-    return {name: conversation[name] for name in ("id", "object", "created_at", "updated_at", "metadata")}
+    shown = ("id", "object", "created_at", "updated_at", "metadata", "match")
+    return {name: conversation[name] for name in shown if name in conversation}
 
 
 def _page(entries: list[Json], request: Request) -> Json:

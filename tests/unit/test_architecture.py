@@ -15,6 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("gateway", "hosting", "inference", "webui")
 FILES = [*sorted(str(f.relative_to(ROOT)) for p in PACKAGES for f in (ROOT / p).rglob("*.py")), "app.py"]
 PURE = tuple(f"gateway/{name}.py" for name in ("errors", "sse", "prompt", "limits", "gcra", "markers"))
+WEBUI_FORMS = tuple(
+    f"webui/{name}.py" for name in ("door", "entrance", "forms", "identity", "oidc", "tickets", "users")
+)
 PROCESSES = {"subprocess.Popen", "subprocess.run", "os.fork", "os.execv", "os.execve", "asyncio.create_subprocess_exec"}
 
 # (sentence, files it is about, what they must not name, files that may)
@@ -73,11 +76,14 @@ RULES: list[tuple[str, tuple[str, ...], set[str], tuple[str, ...]]] = [
         ("gateway/shared_in_redis.py", "gateway/redis_", "gateway/shared_slots.py", "gateway/shared_answers.py"),
     ),
     (
-        "only webui/client.py imports the HTTP client; Docker's client fails with those of requests",
+        "only webui/client.py imports the HTTP client; Docker's and Authlib's fail with theirs",
         ("",),
         {"httpx", "httpx2", "requests"},
-        ("webui/client.py", "inference/docker_engine.py"),
+        ("webui/client.py", "webui/oidc.py", "inference/docker_engine.py"),
     ),
+    ("only webui/oidc.py speaks OpenID Connect", ("",), {"authlib", "joserfc"}, ("webui/oidc.py",)),
+    ("only webui/tickets.py encrypts", ("",), {"cryptography"}, ("webui/tickets.py",)),
+    ("the pages of plain HTML know nothing of Gradio", WEBUI_FORMS, {"gradio"}, ()),
     (
         "only the container runner and its engine's door know Docker's client",
         ("",),

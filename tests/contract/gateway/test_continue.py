@@ -256,3 +256,17 @@ def test_an_answer_that_was_stopped_by_leaving_goes_on(client: httpx2.Client, fa
     eventually(lambda: client.get(f"/v1/responses/{response_id}").json()["status"] == "incomplete")
     fake.scenario = Scenario(words=[" c", " d"])
     assert text_of(client.post(f"/v1/responses/{response_id}/continue").json()) == "a b c d"
+
+
+def test_an_answer_that_was_cancelled_goes_on(client: httpx2.Client, fake: FakeInference) -> None:
+    fake.scenario = Scenario("stalls", words=["a", " b", " c", " d"])
+    asked = client.post("/v1/responses", json={"input": "go", "background": True}).json()
+    eventually(lambda: fake.chats and fake.chat.words_sent)
+    eventually(lambda: client.get(f"/v1/responses/{asked['id']}").json()["output"][0]["content"][0]["text"])
+    path = f"/v1/responses/{asked['id']}"
+    stopped = client.post(f"{path}/cancel").json()
+    assert stopped["status"] == "cancelled"
+    fake.scenario = Scenario(words=[" and", " more"])
+    done = client.post(f"{path}/continue").json()
+    assert (done["status"], text_of(done)) == ("completed", text_of(stopped) + " and more")
+    assert done["timing"]["answer_s"] >= stopped["timing"]["answer_s"]

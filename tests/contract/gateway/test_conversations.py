@@ -109,6 +109,23 @@ def test_the_newest_activity_comes_first(client: httpx2.Client) -> None:
     assert rest["has_more"] is False
 
 
+def test_what_is_pinned_is_listed_alone_and_left_out(client: httpx2.Client) -> None:
+    ids = {name: created(client, metadata=meta)["id"] for name, meta in _PINS.items()}
+
+    def listed(**params: Any) -> list[str]:
+        data = client.get("/v1/conversations", params=params).json()["data"]
+        return [name for entry in data for name, known in ids.items() if known == entry["id"]]
+
+    assert listed(pinned="true") == ["pinned"]
+    assert listed(pinned="false") == ["other", "unpinned", "plain"]
+    assert listed(pinned="false", limit=1, after=ids["other"]) == ["unpinned"]
+    assert listed() == ["other", "unpinned", "pinned", "plain"]
+    assert client.get("/v1/conversations", params={"pinned": "perhaps"}).json()["error"]["param"] == "pinned"
+
+
+_PINS = {"plain": {}, "pinned": {"pinned": "true"}, "unpinned": {"pinned": "false"}, "other": {"title": "pinned"}}
+
+
 def test_a_fork_has_its_own_copies(client: httpx2.Client, fake: FakeInference) -> None:
     conversation = created(client, metadata={"title": "t"})["id"]
     client.post("/v1/responses", json={"input": "one", "conversation": conversation})
@@ -197,3 +214,21 @@ def test_what_is_anothers_does_not_exist(stranger: tuple[httpx2.Client, httpx2.C
     assert conversation not in bob.get("/v1/conversations").text
     assert [text(entry) for entry in items_of(ann, conversation)] == ["secret", ANSWER]
     assert ann.get(f"/v1/responses/{response}").is_success
+
+
+def test_what_is_known_of_an_answer_comes_with_its_item(client: httpx2.Client) -> None:
+    conversation = client.post("/v1/conversations").json()["id"]
+    done = client.post("/v1/responses", json={"input": "Hi", "conversation": conversation}).json()
+    client.post(f"/v1/responses/{done['id']}/feedback", json={"rating": "up"})
+    path = f"/v1/conversations/{conversation}/items"
+    question, answer = client.get(path, params={"order": "asc", "include[]": "response"}).json()["data"]
+    assert "response" not in question
+    known = answer["response"]
+    assert (known["id"], known["status"], known["usage"]) == (done["id"], "completed", done["usage"])
+    assert known["timing"] == done["timing"]
+    assert known["timing"]["queued_s"] >= 0
+    assert known["timing"]["answer_s"] >= 0
+    assert known["feedback"]["rating"] == "up"
+    assert all("response" not in item for item in client.get(path).json()["data"])
+    refused = client.get(path, params={"include[]": "nothing"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "include")

@@ -12,10 +12,10 @@ from webui.door import DoorMiddleware
 pytestmark = pytest.mark.unit
 
 
-def knock(path: str, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str]]:
+def knock(path: str, headers: dict[str, str] | None = None, method: str = "GET") -> tuple[int, dict[str, str]]:
     """Status and headers that a path gets."""
     raw = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-    scope: Scope = {"type": "http", "method": "GET", "path": path, "headers": raw}
+    scope: Scope = {"type": "http", "method": method, "path": path, "headers": raw}
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -39,11 +39,11 @@ def test_what_the_page_uses_is_open(path: str) -> None:
     "path",
     [
         "/gradio_api/upload", "/gradio_api/info", "/gradio_api/openapi.json", "/gradio_api/call/send", "/config",
-        "/gradio_api/file=/etc/passwd", "/gradio_api/file/etc/passwd", "/gradio_api/proxy=http://x", "/login", "/token",
+        "/gradio_api/file=/etc/passwd", "/gradio_api/file/etc/passwd", "/gradio_api/proxy=http://x", "/logins",
         "/gradio_api/component_server", "/gradio_api/runs", "/gradio_api/run/send", "/gradio_api/mcp/sse",
         "/gradio_api/vibe-edit", "/monitoring", "/assets/../../secret", "/assets/", "/v1/chat/completions",
         "/gradio_api/deep_link", "/gradio_api/dev/reload", "/gradio_api/process_recording", "/static/..\\x", "//",
-        "/theme.css\n",
+        "/theme.css\n", "/token", "/login/", "/page.js", "/webui/other.js", "/login/huggingface",
     ],
 )  # fmt: skip
 def test_everything_else_is_closed(path: str) -> None:
@@ -55,10 +55,12 @@ def test_everything_else_is_closed(path: str) -> None:
 def test_every_response_carries_the_policy() -> None:
     headers = knock("/")[1]
     policy = headers["content-security-policy"]
-    assert "default-src 'self'" in policy
+    assert "default-src 'none'" in policy
+    assert "script-src 'self';" in policy
     assert "img-src 'self' data: blob:" in policy
     assert "connect-src 'self'" in policy
     assert "unsafe-eval" not in policy
+    assert policy.count("unsafe-inline") == 1
     assert "frame-ancestors 'self' https://example.org" in policy
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
@@ -74,3 +76,11 @@ def test_every_response_carries_the_policy() -> None:
 )
 def test_bodies_that_no_message_needs_are_refused(headers: dict[str, str], status: int) -> None:
     assert knock("/gradio_api/queue/join", headers)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("site", "status"), [("same-origin", 200), ("none", 200), ("cross-site", 403), ("same-site", 403), ("strange", 403)]
+)
+def test_other_sites_cannot_send_anything(site: str, status: int) -> None:
+    assert knock("/gradio_api/queue/join", {"sec-fetch-site": site}, "POST")[0] == status
+    assert knock("/", {"sec-fetch-site": site})[0] == 200

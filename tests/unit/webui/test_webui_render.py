@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import html
+import json
 import time
 
 import pytest
 
 from webui import render
 from webui.errors import GatewayError, GatewayUnreachable
-from webui.view import Notice, Shown
-from webui.wire import Conversation, Status
+from webui.view import Notice, Shown, View
+from webui.wire import Counts, Status
 
 pytestmark = pytest.mark.unit
 
@@ -115,10 +117,16 @@ def test_notices_are_escaped_and_stay_on_one_line() -> None:
             "Downloading Model M: 2 kB / 3.0 GB (0 %)",
         ),
         (Status("convert", model="m", done=3, total=4, unit="shards"), "Converting m: 75 %"),
-        (Status("load", model="m", since=90.0), "Loading m · 10 s"),
+        (Status("load", model="m", since=90.0), "Loading m · for 10 s"),
         (Status("load", model="m", since=0.0), "Loading m"),
         (Status("failed", message="out of memory"), "The model could not be started: out of memory"),
         (Status("ready", ready=True, model="m"), "m is ready"),
+        (Status("ready", ready=True, model="m", waiting=3, max_waiting=64), "m is ready · people waiting: 3"),
+        (
+            Status("ready", ready=True, model="m", waiting=64, max_waiting=64),
+            "Overloaded: all places are taken, 64 people are waiting. New messages are refused for now.",
+        ),
+        (Status("load", model="m", since=1.0), "Loading m · for 1 min 39 s"),
         (Status("surprise"), "Waiting for the inference server"),
         (Status("connecting"), "Connecting to the server"),
     ],
@@ -135,5 +143,86 @@ def test_the_status_line_is_escaped_and_carries_the_note_in_the_language() -> No
     assert "<progress" not in render.status_html(Status("ready", ready=True, done=1, total=2), "en")
 
 
-def test_untitled_conversations_have_a_name() -> None:
-    assert render.choices([Conversation("conv_1", "")], "zh") == [("无标题", "conv_1")]
+def test_what_the_list_is_told_is_one_line_and_escaped() -> None:
+    told = render.list_state_html('conv_"1<', "zh", token=7)
+    assert "\n" not in told
+    assert told.startswith('<div data-open="conv_&quot;1&lt;" data-language="zh" data-token="7" data-words="')
+    words = json.loads(html.unescape(told.split('data-words="')[1].split('"')[0]))
+    assert words["list_untitled"] == "无标题"
+    assert all(key.startswith("list_") for key in words)
+
+
+def test_what_the_model_thought_folds_away_and_the_answer_stands_alone() -> None:
+    shown = render.messages([Shown("assistant", "<think>\nhm, <b>\n</think>\n\nYes.")], "en")
+    assert [bubble["content"][0]["text"] for bubble in shown] == ["hm, \\<b>", "Yes."]
+    assert shown[0]["metadata"] == {"title": "Reasoning", "status": "done"}
+    assert "metadata" not in shown[1]
+
+
+def test_a_thought_under_way_is_shown_as_one() -> None:
+    (thought, answer) = render.messages([Shown("assistant", "<think>first", is_running=True)], "zh")
+    assert thought["metadata"] == {"title": "思考过程", "status": "pending"}
+    assert thought["content"][0]["text"] == "first"
+    assert answer["content"][0]["text"] == ""
+
+
+def test_tags_of_a_thought_elsewhere_are_text() -> None:
+    (shown,) = render.messages([Shown("assistant", "Write <think> first.")], "en")
+    assert shown["content"][0]["text"] == "Write \\<think> first."
+    (asked,) = render.messages([Shown("user", "<think>x</think>y")], "en")
+    assert "think" in asked["content"][0]["text"]
+
+
+def test_what_an_answer_took_is_told_in_short_and_in_full() -> None:
+    counts = Counts(1234, 87, queued_s=0.0, first_token_s=0.12, answer_s=2.0)
+    short, full = render.counts_sentences(counts, "en")
+    assert short == "87 tokens"
+    assert full == "prompt 1,234 tokens · answer 87 tokens · first token after 0.12 s · then 2.0 s · 43.0 tokens/s"
+    assert render.counts_sentences(Counts(3, 1), "zh") == ("1 个 token", "提示 3 个 token · 回答 1 个 token")
+    bubbles = render.messages([Shown("assistant", "Hi", counts=counts)], "en")
+    assert bubbles[1]["metadata"]["title"] == "87 tokens"
+    running = render.messages([Shown("assistant", "Hi", counts=counts, is_running=True)], "en")
+    assert len(running) == 1
+
+
+def test_ratings_stand_at_the_answers_own_parts() -> None:
+    counts = Counts(1, 2)
+    shown = [
+        Shown("user", "q"),
+        Shown("assistant", "<think>t</think>a", rating="up", counts=counts),
+        Shown("user", "q"),
+        Shown("assistant", "a", "mark_length", rating="down"),
+        Shown("assistant", "a"),
+    ]
+    assert render.ratings(shown, "en") == [None, "Like", None, "Dislike", None, None]
+
+
+def test_a_bubble_is_found_again_as_its_message() -> None:
+    shown = [Shown("user", "q"), Shown("assistant", "<think>t</think>a", counts=Counts(1, 2)), Shown("user", "r")]
+    found = [render.message_at(shown, index, "en") for index in range(6)]
+    assert found == [shown[0], shown[1], shown[1], shown[1], shown[2], None]
+
+
+@pytest.mark.parametrize("text", ["#include <stdio.h>", "a < b", "`<b>` <b>", "$a<b$ <i>", "plain"])
+def test_a_text_comes_back_from_the_page_as_it_was(text: str) -> None:
+    assert render.text_from_tags(render.tags_as_text(text)) == text
+
+
+def test_a_wait_is_counted_down_by_the_page_where_sending_sooner_is_in_vain() -> None:
+    limited = GatewayError("rate_limit_exceeded", "slow down", retry_after_s=6.2)
+    made = render.notice_html(None, limited, "zh")
+    assert 'data-wait="7"' in made
+    assert "现在可以再次发送了" in made
+    for other in (GatewayError("upstream_not_ready", "", retry_after_s=2), GatewayError("rate_limit_exceeded", "")):
+        assert "data-wait" not in render.notice_html(None, other, "en")
+
+
+def test_the_meter_tells_what_is_used_and_which_conversation_is_open() -> None:
+    view = View((Shown("assistant", "a", counts=Counts(1000, 24)),), 'conv_"1')
+    made = render.meter_html(view, 4096, 100_000, "en", is_carried=True)
+    assert "1,024 of 4,096 tokens of context (25 %)" in made
+    assert 'data-conversation="conv_&quot;1"' in made
+    assert 'data-carried="true"' in made
+    empty = render.meter_html(View(), 0, 100_000, "en", is_carried=False)
+    assert 'data-conversation=""' in empty
+    assert "carried" not in empty

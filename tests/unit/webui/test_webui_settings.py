@@ -62,23 +62,79 @@ def test_the_key_is_read_when_it_is_needed(tmp_path: Path) -> None:
 
 def test_the_secret_is_made_once_for_the_owner_only(tmp_path: Path) -> None:
     settings = Settings.from_env({"DATA_DIR": str(tmp_path / "new")}, tmp_path)
-    secret = settings.load_secret()
-    assert len(secret) >= 32
-    assert settings.load_secret() == secret
+    secret = settings.load_secrets()
+    assert len(secret[0]) >= 32
+    assert settings.load_secrets() == secret
     assert stat.S_IMODE(settings.secret_file.stat().st_mode) == 0o600
 
 
 def test_a_short_secret_is_refused(tmp_path: Path) -> None:
     (tmp_path / "webui.secret").write_text("short")
     with pytest.raises(SettingsError, match="WEBUI_SECRET_FILE"):
-        Settings.from_env({"DATA_DIR": str(tmp_path)}, tmp_path).load_secret()
+        Settings.from_env({"DATA_DIR": str(tmp_path)}, tmp_path).load_secrets()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="WEBUI_SECRET_FILE"):
-        Settings.from_env({"DATA_DIR": str(tmp_path / "file" / "data")}, tmp_path).load_secret()
+        Settings.from_env({"DATA_DIR": str(tmp_path / "file" / "data")}, tmp_path).load_secrets()
 
 
 def test_secrets_do_not_show_when_settings_are_printed() -> None:
     assert "sk-1" not in repr(Settings(api_key="sk-1", secret=b"sk-1"))
+
+
+def test_each_line_is_a_secret_so_that_they_can_be_changed(tmp_path: Path) -> None:
+    (tmp_path / "webui.secret").write_text("n" * 32 + "\n" + "o" * 40 + "\n")
+    assert Settings.from_env({"DATA_DIR": str(tmp_path)}, tmp_path).load_secrets() == [b"n" * 32, b"o" * 40]
+    (tmp_path / "webui.secret").write_text("n" * 32 + "\nshort\n")
+    with pytest.raises(SettingsError, match="WEBUI_SECRET_FILE"):
+        Settings.from_env({"DATA_DIR": str(tmp_path)}, tmp_path).load_secrets()
+
+
+OIDC = {"WEBUI_OIDC_ISSUER": "https://login.example.org", "WEBUI_OIDC_CLIENT_ID": "chat"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"WEBUI_ROOT_PATH": "chat"},
+        {"WEBUI_ROOT_PATH": "/a/../b"},
+        {"WEBUI_ROOT_PATH": "//evil"},
+        {"WEBUI_ROOT_PATH": "ftp://a/b"},
+        {"WEBUI_ANONYMOUS": "maybe"},
+        {"WEBUI_OWN_KEYS": "yes"},
+        {"WEBUI_PERSON_DAYS": "0"},
+        {"WEBUI_LOGIN_DAYS": "4000"},
+        {"WEBUI_LOGIN_DAYS": "x"},
+        {"WEBUI_OIDC_ISSUER": "login.example.org"},
+        {**OIDC, "WEBUI_OIDC_ISSUER": "http://login.example.org"},
+        {"WEBUI_OIDC_CLIENT_ID": "", "WEBUI_OIDC_ISSUER": "https://login.example.org"},
+        {**OIDC, "WEBUI_OIDC_SCOPES": "profile"},
+        {**OIDC, "WEBUI_OIDC_CLIENT_SECRET_FILE": "nothing-there"},
+    ],
+    ids=str,
+)
+def test_a_wrong_setting_of_people_is_named(given: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"^WEBUI_"):
+        Settings.from_env(given, tmp_path)
+
+
+def test_the_providers_secret_may_stand_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "oidc.secret").write_text("hush\n")
+    settings = Settings.from_env({**OIDC, "WEBUI_OIDC_CLIENT_SECRET_FILE": "oidc.secret"}, tmp_path)
+    assert settings.oidc.client_secret == "hush"
+    assert "hush" not in repr(settings)
+
+
+def test_anonymous_people_may_chat_until_there_is_a_login(tmp_path: Path) -> None:
+    def of(**given: str) -> Settings:
+        return Settings.from_env({"DATA_DIR": str(tmp_path), **given}, tmp_path)
+
+    assert of().allows_anonymous
+    assert not of(**OIDC).allows_anonymous
+    assert of(**OIDC, WEBUI_ANONYMOUS="yes").allows_anonymous
+    with pytest.raises(SettingsError, match="users add"):
+        of(WEBUI_ANONYMOUS="no").allows_anonymous  # noqa: B018
+    (tmp_path / "webui.users").write_text("")
+    assert not of().allows_anonymous

@@ -16,7 +16,11 @@ VECTORS: list[tuple[str, bytes, list[SseEvent]]] = [
     ("several data lines", b"data: a\ndata: b\n\n", [SseEvent("message", "a\nb")]),
     ("CRLF", b"event: x\r\ndata: a\r\n\r\ndata: b\r\n\r\n", [SseEvent("x", "a"), SseEvent("message", "b")]),
     ("CR", b"data: a\r\rdata: b\r\r", [SseEvent("message", "a"), SseEvent("message", "b")]),
-    ("comments", b": keep-alive\n\ndata: a\n: in between\n\n", [SseEvent("message", "a")]),
+    (
+        "comments",
+        b": keep-alive\n\ndata: a\n: in between\n\n",
+        [SseEvent(":", "keep-alive"), SseEvent(":", "in between"), SseEvent("message", "a")],
+    ),
     ("a name without data is nothing", b"event: x\n\ndata: a\n\n", [SseEvent("message", "a")]),
     ("BOM", b"\xef\xbb\xbfdata: a\n\n", [SseEvent("message", "a")]),
     ("unknown fields", b"id: 1\nretry: 5\nfoo: bar\ndata: a\n\n", [SseEvent("message", "a")]),
