@@ -7,10 +7,12 @@
 (() => {
   "use strict";
 
-  const KEY = "webui.draft.", MOST_DRAFTS = 50, SAVE_MS = 400;
+  const KEY = "webui.draft.", MOST_DRAFTS = 50, SAVE_MS = 400, MOST_LEADING_MS = 20000;
   let open = null; // the conversation whose draft is in the box; null until the page has loaded its own state
   let saved = "";
+  let leading = null; // after a choice in the list, until the page shows it: { from, to, until, sends }
   let hadStop = false;
+  let watched = null; // the meter's holder
 
   const box = () => document.querySelector("#message textarea");
   const isShown = (element) => Boolean(element && element.offsetParent);
@@ -53,11 +55,36 @@
     } else {
       keep(open, area.value);
       write(draftOf(conversation));
-      focusBox();
+      focusFree();
     }
     if (!isCarried) { follows = true; anchor = null; }
     open = conversation;
     saved = draftOf(conversation); // what was typed before the page knew where is still to be kept
+  }
+
+  /** The box belongs to what was chosen at once, so that nothing typed meanwhile goes to the conversation before. */
+  function headFor(to) {
+    const area = box(), from = leading ? leading.from : open;
+    if (open === null || !area || to === open) return;
+    keep(open, area.value);
+    write(draftOf(to));
+    open = to;
+    saved = draftOf(to);
+    leading = { from, to, until: Date.now() + MOST_LEADING_MS, sends: false };
+    focusBox();
+  }
+
+  /** What the page shows, as its meter says; `arrive` when that is what was chosen, or something else instead. */
+  function place(shown, isCarried) {
+    if (!leading) return moveTo(shown, isCarried);
+    if (shown === leading.from && shown !== leading.to && Date.now() < leading.until) return;
+    const { to, sends } = leading;
+    leading = null;
+    moveTo(shown, true);
+    follows = true;
+    anchor = null;
+    focusFree();
+    if (sends && shown === to) requestAnimationFrame(() => document.querySelector("#send")?.click());
   }
 
   function save() {
@@ -70,19 +97,28 @@
 
   // --- the meter
 
+  /** Not at the next look only: somebody who has just opened a conversation may type before that. */
+  function watchMeter() {
+    const found = document.querySelector("#meter");
+    if (!found || found === watched) return;
+    watched = found;
+    new MutationObserver(look).observe(found, { childList: true, subtree: true });
+  }
+
   function count() {
     const meter = document.querySelector("#meter .meter"), area = box();
-    const place = meter && meter.querySelector(".meter-chars");
-    if (!place || !area) return;
+    const chars = meter && meter.querySelector(".meter-chars");
+    if (!chars || !area) return;
     const length = [...area.value].length;
     const said = length ? meter.dataset.chars.replace("#", length.toLocaleString("en")) : "";
-    if (place.textContent !== said) place.textContent = said;
-    place.classList.toggle("meter-over", length > Number(meter.dataset.mostChars));
+    if (chars.textContent !== said) chars.textContent = said;
+    chars.classList.toggle("meter-over", length > Number(meter.dataset.mostChars));
   }
 
   function look() {
     const meter = document.querySelector("#meter .meter");
-    if (meter) moveTo(meter.dataset.conversation, meter.dataset.carried === "true");
+    if (meter) place(meter.dataset.conversation, meter.dataset.carried === "true");
+    watchMeter();
     count();
     watchStop();
     watchWait();
@@ -95,6 +131,10 @@
     if (matchMedia("(pointer: fine)").matches && box()) box().focus();
   }
 
+  function focusFree() {
+    if (!document.activeElement || document.activeElement === document.body) focusBox();
+  }
+
   /** When the stop button goes while it, or nothing, has the focus, the next message can be typed at once. */
   function watchStop() {
     const hasStop = isShown(document.querySelector("#stop"));
@@ -102,6 +142,22 @@
     if (hadStop && !hasStop && (!active || active === document.body || active.closest("#composer"))) focusBox();
     hadStop = hasStop;
   }
+
+  /** A message that is sent before the page shows what was chosen goes when it does. */
+  function holds() {
+    if (leading) leading.sends = true;
+    return Boolean(leading);
+  }
+
+  document.addEventListener("click", (event) => {
+    const target = event.target.closest?.("#new-chat, #list .open, #send");
+    if (!target) return;
+    if (target.id === "send") {
+      if (holds()) { event.preventDefault(); event.stopPropagation(); }
+    } else {
+      headFor(target.dataset.id || "");
+    }
+  }, true);
 
   document.addEventListener("keydown", (event) => {
     if (event.isComposing || event.keyCode === 229) return; // an input method has the key
@@ -112,7 +168,7 @@
     }
     if (event.key === "Enter" && !event.shiftKey && inBox) {
       follows = true;
-      if (waitIsOn()) { event.preventDefault(); event.stopPropagation(); }
+      if (waitIsOn() || holds()) { event.preventDefault(); event.stopPropagation(); }
     }
   }, true);
 

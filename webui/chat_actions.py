@@ -137,9 +137,11 @@ class ChatActions:
         watch = self._watches.get(page_of(request))
         if watch is None or watch.last is None or watch.is_left.is_set() or not watch.is_over.is_set():
             return {self._parts.chat.stop: gr.update()}
-        self._forget(request, watch)
         language, person = asking(request)
         view = await self._chat.ended(person, watch.conversation_id, watch.last)
+        if watch.is_left.is_set():  # meanwhile
+            return {self._parts.chat.stop: gr.update()}
+        self._forget(request, watch)
         updates = self.whole(view, language, is_carried=True)
         if view == watch.last:
             del updates[self._parts.chat.chatbot]  # is there already
@@ -150,8 +152,8 @@ class ChatActions:
 
     async def leave(self, request: gr.Request) -> None:
         """Ends what the page watches, before it shows something else."""
-        watch = self._watches.get(page_of(request))
-        if watch is None or watch.is_over.is_set():
+        watch = self._watches.pop(page_of(request), None)
+        if watch is None:
             return
         watch.is_left.set()
         try:

@@ -6,6 +6,19 @@
   const html = document.documentElement;
   const root = new URL(html.dataset.root || ".", document.baseURI);
 
+  // --- storage: where the browser refuses it to a frame, Gradio's page would not even appear; a page's own has to do
+  class PageStorage {
+    getItem(name) { return Object.hasOwn(this, name) ? this[name] : null; }
+    setItem(name, value) { this[name] = String(value); }
+    removeItem(name) { delete this[name]; }
+    clear() { for (const name of Object.keys(this)) delete this[name]; }
+    key(index) { return Object.keys(this)[index] ?? null; }
+    get length() { return Object.keys(this).length; }
+  }
+  for (const name of ["localStorage", "sessionStorage"]) {
+    try { window[name].getItem("webui"); } catch { Object.defineProperty(window, name, { value: new PageStorage() }); }
+  }
+
   const kept = {
     get(name) { try { return localStorage.getItem("webui." + name) || ""; } catch { return ""; } },
     set(name, value) {

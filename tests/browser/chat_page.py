@@ -6,6 +6,8 @@ import urllib.parse
 
 from playwright.sync_api import Error, Locator, Page, expect
 
+ANSWERS = "#chat [data-testid=bot]:not(:has(.mark)):not(:has(.thought-group))"
+
 
 def load(page: Page, url: str, shown: Locator, *, timeout_s: float = 45) -> bool:
     """Goes to a page and waits until a part of it is shown; whether that took more than one attempt.
@@ -51,7 +53,7 @@ class ChatPage:
         self.status = page.locator("#status")
         self.log = page.locator("#chat [role=log]")
         self.questions = page.locator("#chat [data-testid=user]")
-        self.answers = page.locator("#chat [data-testid=bot]:not(:has(.mark)):not(:has(.thought-group))")
+        self.answers = page.locator(ANSWERS)
         self.folded = page.locator("#chat .thought-group")
         self.marks = page.locator("#chat .mark")
         self.conversations = page.locator("#list .open")

@@ -143,6 +143,7 @@ def test_the_key_of_the_web_ui_is_in_nothing_that_a_browser_gets(gateway: FakeGa
             bodies.append(response.body().decode("utf-8", "replace"))
 
     responses: list[Response] = []
+    chat.page.goto("about:blank")  # what the page before was still asking for has no body any more
     chat.page.on("response", lambda response: responses.append(response))
     chat.open()
     chat.ask("Hello").answered("this is an answer.", timeout_s=WAIT_S)

@@ -48,6 +48,31 @@ def test_another_conversation_opens_while_an_answer_runs(gateway: FakeGateway, o
     expect(chat.marks).to_have_text("Stopped")
 
 
+def test_who_types_at_once_after_a_choice_writes_there_and_nowhere_else(
+    gateway: FakeGateway, open_page: OpenPage
+) -> None:
+    chat = open_page().ask("First topic").answered("Hello, this")
+    chat.message.fill("A draft for the first")
+    slow_line = chat.page.context.new_cdp_session(chat.page)
+    limits = {"offline": False, "latency": 1500, "downloadThroughput": -1, "uploadThroughput": -1}
+    slow_line.send("Network.emulateNetworkConditions", limits)
+    chat.new_chat.click()
+    expect(chat.message).to_have_value("", timeout=1000)
+    expect(chat.questions).to_have_count(1)
+    chat.message.fill("Second topic")
+    chat.message.press("Enter")
+    expect(chat.conversations).to_have_text(["Second topic", "First topic"])
+    expect(chat.questions).to_have_text("Second topic")
+    chat.answered("Hello, this")
+    assert sorted(len(c["items"]) for c in gateway.state.conversations.values()) == [2, 2]
+    chat.conversation("First topic").click()
+    expect(chat.message).to_have_value("A draft for the first", timeout=1000)
+    chat.message.fill("Another draft")
+    expect(chat.questions).to_have_text("First topic")
+    chat.page.wait_for_timeout(1000)
+    expect(chat.message).to_have_value("Another draft")
+
+
 def test_two_browsers_never_see_each_other(open_page: OpenPage) -> None:
     ann = open_page().ask("Ann's secret").answered("Hello, this")
     bob = open_page()

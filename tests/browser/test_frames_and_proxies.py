@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, FrameLocator, Page, Playwright, expect
 
-from tests.browser.chat_page import ChatPage, load
+from tests.browser.chat_page import ANSWERS, ChatPage, load
 from tests.browser.conftest import CHROMIUM, CHROMIUM_ARGS, free_port, start_webui
 from tests.browser.nginx import run_nginx
 from tests.fakes.gateway import FakeGateway, Scenario
@@ -104,7 +104,7 @@ def ask_in(frame: FrameLocator, text: str) -> None:
     """One turn in the frame."""
     frame.locator("#message textarea").fill(text)
     frame.locator("#message textarea").press("Enter")
-    expect(frame.locator("#chat [data-testid=bot]").last).to_contain_text("this is an answer.", timeout=WAIT_MS)
+    expect(frame.locator(ANSWERS).last).to_contain_text("this is an answer.", timeout=WAIT_MS)
     expect(frame.locator("#send")).to_be_visible(timeout=WAIT_MS)
 
 
