@@ -16,14 +16,16 @@ import pytest
 
 import inference.errors
 from gateway import errors
+from webui.texts import TEXTS
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).resolve().parents[2]
 ENGLISH, CHINESE = (ROOT / "docs" / name for name in ("troubleshooting.md", "troubleshooting.zh-CN.md"))
 PAGES = (ENGLISH, CHINESE)
 BY_CODE = 7  # sections that list codes, by their place on the page: answers of the API, and the exit codes
+WEB_UI = 8
 EXIT_CODES = 12
-_FEWEST_LETTERS = 8  # a Chinese message has few
+_FEWEST_LETTERS = 7  # a Chinese message has few
 _FILLED_IN = re.compile(r"%[-.\d]*[sdrfg]|\{\w*(?:[:!][^}]*)?\}")
 
 
@@ -58,10 +60,13 @@ def _texts(path: Path) -> Iterator[str]:
 
 def is_said(message: str) -> bool:
     """Whether one text has all that stays the same, in this order."""
-    parts = [part for part in message.split("…") if part]
-    longest = max(parts, key=len)
-    pattern = re.compile(".*?".join(re.escape(part) for part in parts))
-    return any(longest in text and pattern.search(text) for text in said_by_the_code())
+    longest = max(message.split("…"), key=len)
+    return any(longest in text and _pattern(message).search(text) for text in said_by_the_code())
+
+
+@cache
+def _pattern(message: str) -> re.Pattern[str]:
+    return re.compile(".*?".join(re.escape(part) for part in message.split("…") if part))
 
 
 def sections(page: Path) -> list[str]:
@@ -112,6 +117,20 @@ def test_every_code_of_the_api_has_an_entry(page: Path) -> None:
     listed = quoted(sections(page)[BY_CODE])
     assert len(listed) == len(set(listed))
     assert set(listed) == {kind.default_code for kind in ours} | given
+
+
+@pytest.mark.parametrize(("page", "language"), [(ENGLISH, "en"), (CHINESE, "zh")], ids=["en", "zh"])
+def test_every_error_that_the_web_ui_shows_has_an_entry(page: Path, language: str) -> None:
+    shown = {"gateway_unreachable", "connection_lost", "webui_key_missing", "own_key_refused", "other_error"}
+    shown |= set(quoted(sections(page)[BY_CODE]))
+    texts = [
+        _FILLED_IN.sub("…", text)
+        for key, text in TEXTS[language].items()
+        if key.removesuffix("_no_text") in shown and not _FILLED_IN.fullmatch(text)
+    ]
+    assert len(texts) > 15
+    entries = [_pattern(message) for message in quoted(sections(page)[WEB_UI])]
+    assert [text for text in texts if not any(entry.search(text) for entry in entries)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

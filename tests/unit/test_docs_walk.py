@@ -1,6 +1,6 @@
 """docs/walk.md: a row for each of the 45 things that the tutorial asks for, and nothing in it that is not there.
 
-Links of all pages are looked at by test_docs.py; here it is that each row has one or a command, and that commands exist.
+Links of all pages are looked at by test_docs.py; here it is that each row has one or a command, and that they exist.
 """
 
 from __future__ import annotations
