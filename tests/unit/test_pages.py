@@ -64,18 +64,18 @@ def test_both_languages_name_the_same_settings(english: Path, chinese: Path) -> 
 # --- who runs the commands
 
 
-SHELL_BLOCKS = [block for page in user_pages() for block in blocks(page) if block.language in SHELLS]
+TO_BE_RUN = [block for page in user_pages() for block in blocks(page) if block.language in {*SHELLS, "python", "js"}]
 
 
-@pytest.mark.parametrize("block", SHELL_BLOCKS, ids=lambda block: block.place)
-def test_every_block_of_commands_says_who_runs_it(block: Block) -> None:
+@pytest.mark.parametrize("block", TO_BE_RUN, ids=lambda block: block.place)
+def test_every_block_of_commands_or_code_says_who_runs_it(block: Block) -> None:
     form = r"tested|tested: \S.*|gpu|outside: \S.*"
     assert len(block.marks) == 1, f"{block.place}: one comment above it, as tests/pages.py says; found {block.marks}"
     assert re.fullmatch(form, block.mark), f"{block.place}: {block.mark!r} is no mark, see tests/pages.py"
     _, _, runner = block.mark.partition("tested: ")
     if "/" in runner:
         text = _said_by(ROOT / runner)
-        if "blocks_run_by(__file__)" in text:  # it runs them as they stand
+        if "blocks_run_by(__file__)" in text or block.language not in SHELLS:  # it runs them as they stand
             return
         for words in commands(block.text):
             if words == ["make", "setup-dev"]:  # the tests themselves run in what it has made
