@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from inference.docker_engine import docker_info
+from tests.pages import blocks, english_of, user_pages
 
 ROOT = Path(__file__).resolve().parents[2]
 UP_S = 300
@@ -130,7 +131,7 @@ class ComposeStack(Asked):
         return {**os.environ, **own, **self.environ}
 
     def documented(self, name: str, folder: Path, *, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Runs the commands of docs/operations.md below `<!-- tested: NAME -->`; their files lie in `folder`."""
+        """Runs the commands of our pages below `<!-- tested: NAME -->`; their files lie in `folder`."""
         commands = documented_commands(name, folder)
         done = subprocess.run(
             ["bash", "-ec", commands],
@@ -213,11 +214,11 @@ class ComposeStack(Asked):
 
 
 def documented_commands(name: str, folder: Path) -> str:
-    """Those of docs/operations.md below `<!-- tested: NAME -->`, with their files in `folder`."""
-    text = (ROOT / "docs" / "operations.md").read_text()
-    found = re.search(rf"^<!-- tested: {name} -->\n```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    assert found, f"docs/operations.md has no commands for {name!r}"
-    return re.sub(r"\b([\w-]+\.(?:tar\.gz|dump))", rf"{folder}/\1", found[1])
+    """Those of our pages below `<!-- tested: NAME -->`, with their files in `folder`."""
+    pages = (page for page in user_pages() if english_of(page) is None)
+    found = [block.text for page in pages for block in blocks(page) if block.mark == f"tested: {name}"]
+    assert len(found) == 1, f"the pages have {len(found)} blocks of commands for {name!r}"
+    return re.sub(r"\b([\w-]+\.(?:tar\.gz|dump))", rf"{folder}/\1", found[0])
 
 
 def require_docker() -> None:

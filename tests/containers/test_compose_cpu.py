@@ -10,6 +10,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,10 @@ def test_a_chat_goes_through_the_gateway(stack: ComposeStack, key: str) -> None:
     assert answer["model"] == MODEL
     assert answer["choices"][0]["message"]["content"].strip()
     assert stack.ask("/v1/status", key)["stage"] == "ready"
+
+
+def test_the_proof_of_the_quick_start_passes(stack: ComposeStack, tmp_path: Path) -> None:
+    assert stack.documented("the containers answer", tmp_path).stdout.splitlines()[-1] == "passed"
 
 
 def test_the_page_answers_and_chats_with_its_own_key(stack: ComposeStack) -> None:

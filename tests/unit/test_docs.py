@@ -348,16 +348,6 @@ def test_links_and_images_lead_somewhere() -> None:
     assert broken == []
 
 
-def _blocks(path: Path) -> list[str]:
-    return re.findall(r"^((?:<!-- tested -->\n)?```\w*\n.*?^```)$", path.read_text(), re.DOTALL | re.MULTILINE)
-
-
-def test_both_readmes_have_the_same_code_blocks() -> None:
-    english, chinese = (_blocks(path) for path in READMES)
-    assert len(english) > 5
-    assert english == chinese
-
-
 def test_make_targets_in_documents_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     unknown = []

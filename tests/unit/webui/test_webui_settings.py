@@ -122,8 +122,10 @@ def test_a_wrong_setting_of_people_is_named(given: dict[str, str], tmp_path: Pat
 
 def test_the_providers_secret_may_stand_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "oidc.secret").write_text("hush\n")
-    settings = Settings.from_env({**OIDC, "WEBUI_OIDC_CLIENT_SECRET_FILE": "oidc.secret"}, tmp_path)
+    given = {**OIDC, "WEBUI_OIDC_CLIENT_SECRET_FILE": "oidc.secret", "WEBUI_OIDC_NAME": "Example"}
+    settings = Settings.from_env(given, tmp_path)
     assert settings.oidc.client_secret == "hush"
+    assert settings.oidc.name == "Example"
     assert "hush" not in repr(settings)
 
 
