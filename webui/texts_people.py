@@ -85,5 +85,5 @@ ZH = {
     "own_key_forget": "不再使用此密钥",
     "own_key_wrong": "服务器不认识此密钥，或它无权聊天，请检查。",
     "own_key_form": "这不是 API 密钥：它以 sk- 开头，且不含空格。",
-    "own_key_refused": "您的 API 密钥已失效：已过期或被撤销。请在“您的 API 密钥”中输入新的密钥。",
+    "own_key_refused": "您的 API 密钥已失效：已过期或被吊销。请在“您的 API 密钥”中输入新的密钥。",
 }
