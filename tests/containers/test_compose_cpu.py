@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.compose_stack import TAG, ComposeStack, require_docker, running
+from tests.containers.compose_stack import ROOT, TAG, ComposeStack, require_docker, running
+from tests.internlm2_models import Form, write_model
+from tests.pages import blocks_run_by
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
 MODEL = "smollm2-135m-instruct"
@@ -143,3 +145,26 @@ def test_a_second_up_finds_the_model_in_a_moment(stack: ComposeStack, key: str) 
     assert time.mktime(ended) - time.mktime(begun) <= 5
     stack.wait_until_ready()
     assert stack.admin_key() == key
+
+
+def test_a_model_of_ones_own_goes_into_the_volume_and_is_served(stack: ComposeStack, key: str, tmp_path: Path) -> None:
+    """The commands of docs/deploy-docker.md; the last test here, since the stack has another model afterwards."""
+    (block,) = blocks_run_by(__file__)
+    write_model(tmp_path / "my-model", Form(heads=4, kv_heads=2, head_dim=32, context=4096))
+    commands = block.text.replace("internlm-stack_models", f"{stack.project}_models")
+    commands = commands.replace("internlm-stack/cpu", f"internlm-stack/cpu:{TAG}").replace("$PWD/", f"{tmp_path}/")
+    assert commands.count(str(tmp_path)) == commands.count(stack.project) == commands.count(TAG) - 1 == 1
+    done = subprocess.run(
+        ["bash", "-euc", commands],
+        env=stack.environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    stack.wait_until_ready()
+    assert [one["id"] for one in stack.ask("/v1/models", key)["data"]] == ["my-model"]
+    answer = stack.ask("/v1/chat/completions", key, {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4})
+    assert answer["usage"]["completion_tokens"] > 0

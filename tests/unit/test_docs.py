@@ -368,6 +368,21 @@ def test_python_modules_in_documents_can_be_run() -> None:
             assert runs, f"{path.name}: python -m {module}"
 
 
+def _subcommands(module: str) -> set[str]:
+    """All words that a command line of ours takes as a command, of whatever level."""
+    source = "".join(file.read_text() for file in (ROOT / module).glob("*.py"))
+    return set(re.findall(r"add_parser\(\s*\"([a-z]+)\"", source)) | ({"users"} if module == "webui" else set())
+
+
+def test_subcommands_in_documents_exist() -> None:
+    command = re.compile(r"python -m (gateway|inference|webui) ([a-z]+)(?:(?<=keys|sers) ([a-z]+)\b)?")
+    found = [(path, *words) for path in markdown() for words in command.findall(path.read_text())]
+    assert len(found) > 30
+    for path, module, *words in found:
+        unknown = {word for word in words if word} - _subcommands(module)
+        assert not unknown, f"{path.name}: python -m {module} has no {unknown}"
+
+
 def test_no_file_names_a_path_of_somebodys_machine() -> None:
     ours = re.compile(rb"(?<![\w.~-])/(?:%s)/" % b"|".join((b"wo" + b"rk", b"fa" + b"rm")))
     found = [str(path.relative_to(ROOT)) for path in committed() if ours.search(path.read_bytes())]
