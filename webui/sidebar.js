@@ -72,11 +72,14 @@
   }
 
   /** The newest entries; those that were in their span and are gone were deleted elsewhere. */
+  let refreshes = 0;
   async function refresh(limit = NEWEST) {
     clearTimeout(retryTimer);
+    const mine = ++refreshes;
     const wanted = isLoaded ? limit : PAGE;
     const isWell = await trying(async () => {
       const page = await askJson("", { query: { limit: wanted } });
+      if (mine !== refreshes) return; // it may tell of a time before the last change
       const oldest = page.has_more ? page.entries.at(-1)?.at ?? 0 : 0;
       for (const [id, entry] of list.entries) if (entry.pinned || entry.at >= oldest) list.entries.delete(id);
       for (const entry of [...page.entries, ...page.pinned]) list.entries.set(entry.id, entry);
@@ -167,6 +170,8 @@
   async function undo(id) {
     const isWell = await trying(() => askJson(`/${encodeURIComponent(id)}/undelete`, { body: "{}" }));
     if (!isWell) return forget(id);
+    const entry = deleted.get(id)?.entry;
+    if (entry) list.entries.set(id, entry); // a refresh may have taken it out of the list
     comeBack(id);
     focusAfterDraw = { id, part: "open" };
     draw();

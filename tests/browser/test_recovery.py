@@ -39,6 +39,8 @@ def test_a_conversation_that_is_gone_is_said_when_it_was_chosen(gateway: FakeGat
     chat = open_page().ask("Soon gone").answered("Hello, this")
     chat.new_chat.click()
     expect(chat.questions).to_have_count(0)
+    chat.page.route("**/webui/conversations?*", lambda route: route.abort())  # the list has not heard of it
+    chat.page.wait_for_timeout(500)
     gateway.state.conversations.clear()
     chat.conversation("Soon gone").click()
     expect(chat.notice).to_contain_text("no longer exists")
