@@ -73,7 +73,8 @@ RUN --network=none compile /app
 
 FROM ${BASE} AS common
 ARG BASE
-ARG VERSION=0.1.0
+# What `make images` and `make release` say; a build by hand or by compose does not know.
+ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.description="InternLM2 chat models online: inference, gateway, web UI" \
       org.opencontainers.image.base.name="${BASE}" \
