@@ -73,8 +73,8 @@ DOCKER_BUILD = docker build -f Dockerfile.app $(if $(BASE),--build-arg BASE=$(BA
 .PHONY: images
 images: ## build the four images of Dockerfile.app (BASE=… another base image)
 	for target in $(IMAGES); do \
-	  $(DOCKER_BUILD) --target $$target --build-arg VERSION=$(or $(VERSION),unknown) \
-	    --build-arg REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) \
+	  $(DOCKER_BUILD) --target $$target --label org.opencontainers.image.version=$(or $(VERSION),unknown) \
+	    --label org.opencontainers.image.revision=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) \
 	    --build-arg SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) \
 	    -t internlm-stack/$$target:$(or $(TAG),latest) . || exit; \
 	done

@@ -1,4 +1,4 @@
-"""What a version is handed out as: `make wheel` and `make release` call it (`scripts/release.py wheel|all`), dist/ has it.
+"""What a version is handed out as, in dist/: `make wheel` and `make release` call `scripts/release.py wheel|all`.
 
 The wheel is built from the last commit, never from the working tree, so nothing that lies about gets in; its files are
 compared with those that git knows, and it is tried in a venv of its own, whose packages come by requirements.lock with
@@ -71,7 +71,7 @@ def release(root: Path, dist: Path, *, with_images: bool, say: Callable[[str], N
         try_wheel(wheel, dist / "requirements.lock", Path(name) / "venv", version)
         say("release: its commands run there")
     if with_images:
-        make_images(root, dist, version, say)
+        make_images(root, dist, version, version, say)
     count = write_checksums(dist)
     say(f"release: {count} files and SHA256SUMS in {dist}")
     return wheel
@@ -159,9 +159,9 @@ def try_wheel(wheel: Path, lock: Path, venv: Path, version: str) -> None:
     elsewhere.mkdir()
     _run([sys.executable, "-m", "venv", str(venv)], elsewhere, {}, "no venv can be made")
     python = str(venv / "bin" / "python")
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     problem = "the wheel cannot be installed with requirements.lock (an index is needed: PIP_INDEX_URL)"
-    _run([*install, "-r", str(lock), "-r", str(itself)], elsewhere, {}, problem)
+    _run([*install, "--require-hashes", "-r", str(lock), "-r", str(itself)], elsewhere, {}, problem)
     for words in TRIALS:
         said = _run([python, "-I", *words], elsewhere, {}, f"`python {' '.join(words)}` fails in the wheel's venv")
         if "--version" in words and said.strip() != version:
@@ -176,22 +176,22 @@ def try_wheel(wheel: Path, lock: Path, venv: Path, version: str) -> None:
 # --- images
 
 
-def make_images(root: Path, dist: Path, version: str, say: Callable[[str], None]) -> None:
-    """`make images` and `make sbom` with the version for a tag; what they made is looked at and listed."""
+def make_images(root: Path, dist: Path, version: str, tag: str, say: Callable[[str], None]) -> None:
+    """`make images` and `make sbom`; what they made is looked at and listed."""
     _run(["docker", "version"], root, {}, "no Docker engine answers, and the images need one")
     say("release: building the images (a few minutes the first time)")
-    _show(["make", "images", f"TAG={version}"], root, "the images cannot be built")
+    _show(["make", "images", f"TAG={tag}"], root, "the images cannot be built")
     listed = []
     for target in IMAGES:
-        image = f"internlm-stack/{target}:{version}"
+        image = f"internlm-stack/{target}:{tag}"
         told = json.loads(_run(["docker", "image", "inspect", image], root, {}, f"{image} is not there"))[0]
-        label = told["Config"]["Labels"]["org.opencontainers.image.version"]
+        label = told["Config"]["Labels"].get("org.opencontainers.image.version")
         if label != version:
             raise ReleaseError(f"{image} is labelled {label}, not {version}. Look at `make images`.")
         listed.append(f"{told['Id']}  {image}\n")
     (dist / "images.txt").write_text("".join(listed))
     say("release: listing what is in the images")
-    _show(["make", "sbom", f"TAG={version}"], root, "the images cannot be looked into")
+    _show(["make", "sbom", f"TAG={tag}"], root, "the images cannot be looked into")
     for target in IMAGES:
         document = root / "build" / "sbom" / f"{target}.cdx.json"
         if json.loads(document.read_text())["metadata"]["component"]["version"] != version:
