@@ -61,6 +61,7 @@ def release(root: Path, dist: Path, *, with_images: bool, say: Callable[[str], N
         version = version_of(code)
         if with_images:
             refuse_unready(root, version)
+            require_docker(root)
         shutil.rmtree(dist, ignore_errors=True)
         dist.mkdir(parents=True)
         say(f"release: building the wheel of {version}")
@@ -103,7 +104,7 @@ def refuse_unready(root: Path, version: str) -> None:
     """Raises ReleaseError for a tree with changes, a changelog that is behind, and a version that is taken."""
     changed = _git(root, "status", "--porcelain").splitlines()
     if changed:
-        raise ReleaseError(f"{len(changed)} files are changed or new, {changed[0][3:]} first. Commit or remove them.")
+        raise ReleaseError(f"uncommitted changes: {len(changed)}, the first is {changed[0][3:]}. Commit or remove them.")
     changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")
     if not re.search(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE):
         raise ReleaseError(f"CHANGELOG.md has no line `## [{version}] - YYYY-MM-DD`. Give this version its section.")
@@ -115,6 +116,11 @@ def refuse_unready(root: Path, version: str) -> None:
     tagged = _git(root, "tag", "--list", f"v{version}", "--format=%(objectname) %(*objectname)").split()
     if tagged and tagged[-1] != _git(root, "rev-parse", "HEAD").strip():
         raise ReleaseError(f"the tag v{version} is another commit. Raise VERSION in gateway/__init__.py.")
+
+
+def require_docker(root: Path) -> None:
+    """Raises ReleaseError where no engine answers."""
+    _run(["docker", "version"], root, {}, "no Docker engine answers, and the images need one")
 
 
 # --- the wheel
@@ -178,7 +184,6 @@ def try_wheel(wheel: Path, lock: Path, venv: Path, version: str) -> None:
 
 def make_images(root: Path, dist: Path, version: str, tag: str, say: Callable[[str], None]) -> None:
     """`make images` and `make sbom`; what they made is looked at and listed."""
-    _run(["docker", "version"], root, {}, "no Docker engine answers, and the images need one")
     say("release: building the images (a few minutes the first time)")
     _show(["make", "images", f"TAG={tag}"], root, "the images cannot be built")
     listed = []
