@@ -104,7 +104,7 @@ def refuse_unready(root: Path, version: str) -> None:
     """Raises ReleaseError for a tree with changes, a changelog that is behind, and a version that is taken."""
     changed = _git(root, "status", "--porcelain").splitlines()
     if changed:
-        raise ReleaseError(f"uncommitted changes: {len(changed)}, the first is {changed[0][3:]}. Commit or remove them.")
+        raise ReleaseError(f"{len(changed)} uncommitted changes, the first {changed[0][3:]}. Commit or remove them.")
     changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")
     if not re.search(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE):
         raise ReleaseError(f"CHANGELOG.md has no line `## [{version}] - YYYY-MM-DD`. Give this version its section.")

@@ -54,7 +54,7 @@ def test_a_clean_checkout_with_its_section_may_be_released(checkout: Path) -> No
 
 def test_changes_are_refused_by_name(checkout: Path) -> None:
     (checkout / "gateway" / "new.py").write_text("")
-    assert refusal(checkout) == "uncommitted changes: 1, the first is gateway/new.py. Commit or remove them."
+    assert refusal(checkout) == "1 uncommitted changes, the first gateway/new.py. Commit or remove them."
 
 
 def test_a_version_without_a_section_is_refused(checkout: Path) -> None:
