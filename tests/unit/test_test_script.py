@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = "bash sh dirname mkdir cat sleep"
 PYTHON = """#!/usr/bin/env bash
 trap 'echo "interrupted $*" >>asked; exit 2' INT
-printf '%q ' "$@" >>asked; echo >>asked
+line=$(printf '%q ' "$@")
+echo "$line" >>asked
 case $* in *"-m containers"*) for _ in $SLOW; do sleep 0.1; done ;; esac
 [ -z "$FAILING" ] || [[ "$*" != *"-m $FAILING"* ]]
 """
