@@ -57,3 +57,12 @@ def test_the_images_are_labelled_with_it() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert f"--label org.opencontainers.image.version={VERSION} " in done.stdout
     assert "image.version" not in (ROOT / "Dockerfile.app").read_text()
+
+
+def test_every_version_after_the_first_has_its_upgrade_notes_in_both_languages() -> None:
+    changed = re.findall(r"^## \[([^]]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[:-1]
+    for name, unreleased in (("upgrading.md", "Unreleased"), ("upgrading.zh-CN.md", "未发布")):
+        told = re.findall(r"^## (.+)$", (ROOT / "docs" / name).read_text(), re.MULTILINE)
+        assert [unreleased if one == "Unreleased" else one for one in changed] == told, (
+            f"docs/{name}: a section for each"
+        )
