@@ -24,7 +24,7 @@ BASE = "python:3.11-slim-bookworm"
 
 
 def pytest_collection_modifyitems(items):
-    """The clean room comes last: it takes both cores for minutes, and what runs beside these tests has ended by then."""
+    """The clean room comes last: it takes both cores for minutes, and what runs beside these tests has mostly ended."""
     items.sort(key=lambda item: item.path.name == LAST)
 
 
