@@ -85,8 +85,8 @@ def committed_files(root: Path, folder: Path) -> Path:
     if archive.returncode:
         cause = archive.stderr.decode(errors="replace").strip()
         raise ReleaseError(f"git cannot read the last commit ({cause}). Release from a clone.")
-    folder.mkdir()
-    subprocess.run(["tar", "-x"], cwd=folder, input=archive.stdout, check=True)  # Debian's Python 3.11.2 knows no filter
+    folder.mkdir()  # and tar, not tarfile: Debian's Python 3.11.2 does not know its filters
+    subprocess.run(["tar", "-x"], cwd=folder, input=archive.stdout, check=True)
     return folder
 
 
