@@ -73,13 +73,10 @@ RUN --network=none compile /app
 
 FROM ${BASE} AS common
 ARG BASE
-ARG VERSION=0.1.0
-ARG REVISION=unknown
+# `make images` adds the labels of version and revision last, so a new commit builds no layer anew for them.
 LABEL org.opencontainers.image.description="InternLM2 chat models online: inference, gateway, web UI" \
       org.opencontainers.image.base.name="${BASE}" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.licenses="Apache-2.0"
 # Nothing gives its caller more rights, and the base image's own pip goes. Text Generation Inference's image keeps its
 # Python under /root, which that user has to reach.
 RUN (getent passwd 1000 >/dev/null || useradd --uid 1000 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin app) && \

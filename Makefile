@@ -67,12 +67,14 @@ BASE ?= $(call of_env_file,PYTHON_IMAGE)
 TAG ?= $(call of_env_file,TAG)
 PIP_INDEX_URL ?= $(call of_env_file,PIP_INDEX_URL)
 IMAGES := gateway webui cpu app
+VERSION := $(shell sed -nE 's/^VERSION = "(.*)"/\1/p' gateway/__init__.py)
 DOCKER_BUILD = docker build -f Dockerfile.app $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(PIP_INDEX_URL),--build-arg PIP_INDEX_URL=$(PIP_INDEX_URL))
 
 .PHONY: images
 images: ## build the four images of Dockerfile.app (BASE=… another base image)
 	for target in $(IMAGES); do \
-	  $(DOCKER_BUILD) --target $$target --build-arg REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) \
+	  $(DOCKER_BUILD) --target $$target --label org.opencontainers.image.version=$(or $(VERSION),unknown) \
+	    --label org.opencontainers.image.revision=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) \
 	    --build-arg SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) \
 	    -t internlm-stack/$$target:$(or $(TAG),latest) . || exit; \
 	done
@@ -88,6 +90,14 @@ wheelhouse: ## fill build/wheelhouse with the packages of requirements.lock, for
 .PHONY: sbom
 sbom: setup-dev ## list what is in each of the four images in build/sbom (CycloneDX)
 	@$(PY) scripts/sbom.py $(or $(TAG),latest) $(IMAGES)
+
+.PHONY: wheel
+wheel: setup-dev ## build the last commit as a wheel into dist, and try it in a venv of its own
+	@$(PY) scripts/release.py wheel
+
+.PHONY: release
+release: setup-dev ## wheel, images and lists of what is in them, checked, with checksums in dist; needs Docker
+	@$(PY) scripts/release.py all
 
 .PHONY: audit
 audit: setup-dev ## ask PyPI for known vulnerabilities of every locked package; needs a network
@@ -149,5 +159,5 @@ lock: setup-dev ## write the lock files anew from pyproject.toml
 
 .PHONY: clean
 clean: ## remove .venv and caches; data/ and models/ stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

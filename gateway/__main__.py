@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from gateway import telemetry
+from gateway import VERSION, telemetry
 from gateway.auth import LIMITS, SCOPES, ApiKey, Keys
 from gateway.backup import BackupError, back_up, restore
 from gateway.database import Database, DatabaseError
@@ -18,7 +18,9 @@ from gateway.databases.copies import Contents
 from gateway.errors import GatewayError
 from gateway.settings import Places, Settings, SettingsError
 
-ROOT = Path(__file__).resolve().parent.parent
+_CODE = Path(__file__).resolve().parent.parent
+# A wheel has no checkout around it, and what lies in site-packages goes with the next venv.
+ROOT = Path.cwd() if _CODE.name in ("site-packages", "dist-packages") else _CODE
 _EXAMPLES = """\
 examples:
   GATEWAY_UPSTREAMS=llamacpp=http://127.0.0.1:8080 python -m gateway serve
@@ -48,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=VERSION)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="run the gateway (settings come from the environment)")
     serve.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))

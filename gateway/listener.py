@@ -42,7 +42,8 @@ async def close_without_loss(
     """Closes the listening sockets of `servers`, and those they were `given`, when nothing waits in them any more.
 
     It takes a second at most, as when no file descriptor is left to accept with, and ends at once when `is_forced`.
-    Where the kernel knows no such filter (it is Linux's) a connection may come within the microseconds before the end.
+    Where the kernel knows no such filter (it is Linux's), or wants CAP_NET_ADMIN for it as some do, a connection may
+    come within the microseconds before the end.
     """
     ends_at = time.monotonic() + _MOST_S
     waiting = select.poll()

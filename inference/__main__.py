@@ -29,7 +29,9 @@ from inference.sizes import megabytes
 from inference.tables import list_table, load_text, machine_text, plan_table, plan_text
 
 GGUF_TYPES = ("F16", "BF16", "Q8_0")
-ROOT = Path(__file__).resolve().parent.parent
+_CODE = Path(__file__).resolve().parent.parent
+# A wheel has no checkout around it, and what lies in site-packages goes with the next venv.
+ROOT = Path.cwd() if _CODE.name in ("site-packages", "dist-packages") else _CODE
 EXAMPLES = """examples:
   python -m inference list
   python -m inference plan --model internlm2-chat-20b --gpu A100-40

@@ -43,18 +43,21 @@ async def run_prestart(settings: Settings, report: Report) -> None:
 
 
 async def _run(command: str, folder: Path, log: ChildLog) -> int:
-    process = await asyncio.create_subprocess_exec(
-        *guard.command(signal.SIGKILL, [SHELL, "-c", command]),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        cwd=folder,
-        env=child_environment(),
-        start_new_session=True,
+    starting = asyncio.create_task(
+        asyncio.create_subprocess_exec(
+            *guard.command(signal.SIGKILL, [SHELL, "-c", command]),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            cwd=folder,
+            env=child_environment(),
+            start_new_session=True,
+        )
     )
-    assert process.stdout is not None
     lines = LineSplitter()
     try:
+        process = await asyncio.shield(starting)
+        assert process.stdout is not None
         while block := await process.stdout.read(65536):
             for line in lines.feed(block):
                 log.add(line.decode("utf-8", "replace"))
@@ -62,6 +65,7 @@ async def _run(command: str, folder: Path, log: ChildLog) -> int:
             log.add(line.decode("utf-8", "replace"))
         return await process.wait()
     finally:
+        process = await starting  # it may run already when a stop comes before asyncio has told us of it
         if process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # the shell and what it runs, such as an installer

@@ -17,7 +17,9 @@ from webui.main import create_app
 from webui.settings import Settings
 
 log = logging.getLogger("webui")
-ROOT = Path(__file__).resolve().parent.parent
+_CODE = Path(__file__).resolve().parent.parent
+# A wheel has no checkout around it, and what lies in site-packages goes with the next venv.
+ROOT = Path.cwd() if _CODE.name in ("site-packages", "dist-packages") else _CODE
 EXAMPLE = """examples:
   python -m webui users --help
   WEBUI_GATEWAY_URL=http://127.0.0.1:8000 WEBUI_API_KEY_FILE=data/webui.key python -m webui --port 7860"""

@@ -64,6 +64,19 @@ def test_a_stop_ends_it_and_what_it_started(settings, tmp_path, command):
         time.sleep(0.01)
 
 
+def test_a_stop_while_it_is_being_started_ends_what_it_started(settings, tmp_path, monkeypatch):
+    """As on a busy machine: the command runs before asyncio has told us of it."""
+    start = asyncio.create_subprocess_exec
+
+    async def start_late(*words, **options):
+        process = await start(*words, **options)
+        await asyncio.sleep(1)
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_late)
+    test_a_stop_ends_it_and_what_it_started(settings, tmp_path, "sleep 600 & echo $! > {0}/pid; wait; true")
+
+
 def is_running(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

@@ -14,7 +14,7 @@ from typing import Any
 import docker
 import pytest
 
-from tests.containers.compose_stack import TAG, ComposeStack
+from tests.containers.compose_stack import TAG, ComposeStack, require_docker
 from tests.containers.faults import CHAT, STORED, begin_answer, kept, refusal_of, text_of, within
 from tests.containers.one_gateway import OneGateway, one_gateway
 from tests.containers.small_disk import SmallDisk, small_disk
@@ -27,6 +27,7 @@ log = logging.getLogger("containers")
 
 @pytest.fixture
 def client() -> Iterator[docker.DockerClient]:
+    require_docker()
     client = docker.from_env(timeout=60)
     yield client
     client.close()

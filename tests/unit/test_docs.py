@@ -36,7 +36,7 @@ API = ROOT / "docs" / "api.md"
 READMES = (ROOT / "README.md", ROOT / "README_zh-CN.md")
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
 HAS_GIT = shutil.which("git") is not None and (ROOT / ".git").exists()
-NOT_OURS = {".git", ".venv", "data", "models", "build", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
+NOT_OURS = {".git", ".venv", "data", "models", "build", "dist", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
 NOT_SETTINGS = {
     "HOME",  # the system's
     "PATH",  # the system's
