@@ -90,8 +90,13 @@ _EN = {
     "mark_reconnecting": "The connection was lost; reconnecting…",
     "reasoning": "Reasoning",
     "counts_short": "{n:,} tokens",
+    "counts_short_one": "{n} token",
+    "counts_short_time": "{s:.1f} s",
     "counts_prompt": "prompt {n:,} tokens",
+    "counts_prompt_one": "prompt {n} token",
     "counts_answer": "answer {n:,} tokens",
+    "counts_answer_one": "answer {n} token",
+    "counts_unknown": "tokens not counted, as it did not end by itself",
     "counts_queued": "waited {s:.1f} s for a place",
     "counts_first": "first token after {s:.2f} s",
     "counts_seconds": "then {s:.1f} s",
@@ -102,6 +107,7 @@ _EN = {
     "empty_message": "There is nothing to send yet: type a message first.",
     "message_too_long": "This message has {n:,} characters; {limit:,} is the most. It was not sent.",
     "truncated": "The conversation is longer than the model can read: the oldest {n} messages were left out.",
+    "truncated_one": "The conversation is longer than the model can read: the oldest message was left out.",
     "conversation_gone": "This conversation no longer exists. Your message is kept below; sending it starts a new one.",
     "nothing_to_retry": "There is no message to answer again.",
     "retry_kept_old": "The new answer did not come; the old one is kept.",
@@ -148,9 +154,12 @@ _EN = {
     "stage_connecting": "Connecting to the server",
     "stage_busy": "{model} is ready · people waiting: {n}",
     "stage_overloaded": "Overloaded: all places are taken, {n} people are waiting. New messages are refused for now.",
+    "stage_overloaded_one": "Overloaded: all places are taken, one person is waiting. "
+    "New messages are refused for now.",
     "failed_help": "Whoever runs this server can find the cause in data/logs/inference.log, mend it and start again.",
     "elapsed": "for {s} s",
     "elapsed_minutes": "for {m} min {s} s",
+    "expected": "{size}: about {s} s from a disk of {speed}/s",
     "the_model": "the model",
 }
 
@@ -234,8 +243,10 @@ _ZH = {
     "mark_reconnecting": "连接已断开，正在重新连接…",
     "reasoning": "思考过程",
     "counts_short": "{n:,} 个 token",
+    "counts_short_time": "{s:.1f} 秒",
     "counts_prompt": "提示 {n:,} 个 token",
     "counts_answer": "回答 {n:,} 个 token",
+    "counts_unknown": "未正常结束，没有 token 计数",
     "counts_queued": "排队 {s:.1f} 秒",
     "counts_first": "{s:.2f} 秒后出现首个 token",
     "counts_seconds": "其后用时 {s:.1f} 秒",
@@ -292,6 +303,7 @@ _ZH = {
     "failed_help": "请服务器管理员查看 data/logs/inference.log 中的原因，修复后重新启动。",
     "elapsed": "已用 {s} 秒",
     "elapsed_minutes": "已用 {m} 分 {s} 秒",
+    "expected": "共 {size}，磁盘 {speed}/s 时约需 {s} 秒",
     "the_model": "模型",
 }
 
@@ -299,8 +311,11 @@ TEXTS = {"en": _EN | texts_people.EN, "zh": _ZH | texts_people.ZH}
 
 
 def say(language: str, key: str, **values: object) -> str:
-    """One sentence in one language."""
-    return TEXTS[language][key].format(**values)
+    """One sentence in one language; where that has a form of its own for one (`key_one`), that for `n=1`."""
+    texts = TEXTS[language]
+    if values.get("n") == 1 and f"{key}_one" in texts:
+        key = f"{key}_one"
+    return texts[key].format(**values)
 
 
 def language_of(accept_language: str) -> str:

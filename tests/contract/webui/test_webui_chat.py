@@ -506,6 +506,20 @@ def test_what_an_answer_took_is_known_at_once_and_later(gateway: FakeGateway) ->
     chat_with(gateway, use)
 
 
+def test_of_a_stopped_answer_the_seconds_are_known_and_no_tokens_are_made_up(gateway: FakeGateway) -> None:
+    gateway.state.scenario = Scenario(words=["word "] * 1000, delay_s=0.01)
+
+    async def use(chat: Chat) -> None:
+        view = await stopped(chat, await chat.send(ANN, "", "Hi", Options()))
+        counts = view.messages[-1].counts
+        assert counts is not None
+        assert (counts.total_tokens, counts.first_token_s) == (None, 0.12)
+        assert counts.answer_s is not None
+        assert (await chat.open(ANN, view.conversation_id)).messages[-1].counts == counts
+
+    chat_with(gateway, use)
+
+
 @pytest.mark.parametrize(
     ("typed", "notice"),
     [
