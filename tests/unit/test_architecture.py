@@ -43,6 +43,7 @@ RULES: list[tuple[str, tuple[str, ...], set[str], tuple[str, ...]]] = [
                 for name in (
                     "store",
                     "stored_turns",
+                    "forks",
                     "records",
                     "tables",
                     "database",
