@@ -6,6 +6,26 @@
   const html = document.documentElement;
   const root = new URL(html.dataset.root || ".", document.baseURI);
 
+  // --- where the browser refuses storage, Gradio's parts for it would fail as they are made, and the page with them
+  function forMemory() {
+    return Object.create({
+      getItem(name) { return Object.hasOwn(this, name) ? this[name] : null; },
+      setItem(name, value) { this[name] = String(value); },
+      removeItem(name) { delete this[name]; },
+      clear() { for (const name of Object.keys(this)) delete this[name]; },
+      key(index) { return Object.keys(this)[index] ?? null; },
+      get length() { return Object.keys(this).length; },
+    });
+  }
+
+  let keepsNothing = false;
+  for (const name of ["localStorage", "sessionStorage"]) {
+    try { window[name].getItem("webui"); } catch {
+      keepsNothing = true;
+      Object.defineProperty(window, name, { value: forMemory() });
+    }
+  }
+
   const kept = {
     get(name) { try { return localStorage.getItem("webui." + name) || ""; } catch { return ""; } },
     set(name, value) {
@@ -60,6 +80,7 @@
       const answer = await (await ask(new URL("identity", root), { method: "POST", headers })).json();
       token = answer.has_cookie ? "" : answer.token || "";
       kept.set("token", token);
+      html.toggleAttribute("data-forgets", keepsNothing && Boolean(token));
       isKnown = true;
     } catch { /* the server is away: the next call asks again */ }
     asking = null;

@@ -132,6 +132,8 @@ def status_html(status: Status, language: str, *, now: float | None = None) -> s
     notes = [say(language, "failed_help")] if stage == "failed" else []
     notes += [note] if (note := status.note.get(language) or status.note.get("en", "")) else []
     note_line = "".join(f'<div class="status-note">{_escape(note)}</div>' for note in notes)
+    # Shown by the styles where `page.js` has found out that this browser keeps nothing.
+    note_line += f'<div class="status-note forgets">{_escape(say(language, "forgets"))}</div>'
     return (
         f'<div class="status status-{kind}" role="status" data-stage="{_escape(stage)}">'
         f'<span class="status-dot"></span><span class="status-text">{sentence}</span>{bar}</div>{note_line}'
