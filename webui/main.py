@@ -52,7 +52,7 @@ def create_app(settings: Settings) -> Starlette:
     chat = Chat(client)
     conversations = Conversations(client, stop=chat.stop)
     presence = Presence(settings.gone_timeout_s, when_gone=chat.turns.stop_all_of)
-    blocks, first_texts = build_page(settings.title, chat, client, entrance)
+    blocks, first_texts = build_page(settings, chat, client, entrance)
     inner = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
         blocks,

@@ -161,6 +161,7 @@ _EN = {
     "elapsed_minutes": "for {m} min {s} s",
     "expected": "{size}: about {s} s from a disk of {speed}/s",
     "the_model": "the model",
+    "chats_not_kept": "Conversations here may be gone after a restart of the server.",
     "forgets": "Your browser lets this page keep nothing here: after a reload these conversations cannot be found "
     "again. To keep them, open it in a tab of its own.",
 }
@@ -307,6 +308,7 @@ _ZH = {
     "elapsed_minutes": "已用 {m} 分 {s} 秒",
     "expected": "共 {size}，磁盘 {speed}/s 时约需 {s} 秒",
     "the_model": "模型",
+    "chats_not_kept": "服务器重启后，这里的对话可能会丢失。",
     "forgets": "浏览器不允许此页面在这里保存任何内容，重新加载后将找不到这些对话。如需保留，请在单独的标签页中打开。",
 }
 

@@ -12,6 +12,7 @@ import httpx2
 import pytest
 from starlette.applications import Starlette
 
+from tests.contract.webui.visitor import Visitor
 from tests.fakes.gateway import serve
 from webui.main import create_app
 from webui.settings import Settings
@@ -76,3 +77,14 @@ def test_of_the_page_only_texts_differ_between_languages(web: httpx2.Client) -> 
         for component in config["components"]:
             component["props"] = {name: value for name, value in component["props"].items() if name not in SHOWN}
     assert chinese == english
+
+
+@pytest.mark.parametrize("keeps_chats", [True, False])
+def test_where_conversations_may_be_gone_the_page_says_so(keeps_chats: bool) -> None:
+    async def app() -> Starlette:
+        return create_app(Settings(secret=b"x" * 32, keeps_chats=keeps_chats))
+
+    with serve(asyncio.run(app()), lifespan="on") as url, httpx2.Client(base_url=url, trust_env=False) as http:
+        foot = Visitor(url, http).predict("load_1", "session").text
+    assert ("may be gone after a restart" in foot) is not keeps_chats
+    assert "account" in foot
