@@ -54,6 +54,15 @@ def test_inference_publishes_nothing_and_everything_else_only_where_bind_says() 
     assert "ports" not in inference
 
 
+def test_there_is_one_web_ui_since_nothing_of_ours_keeps_people_at_theirs() -> None:
+    compose, swarm = text_of_files(), (ROOT / "deploy" / "swarm.yml").read_text()
+    for text in (compose, swarm):
+        parts = re.split(r"^  (?=[a-z-]+:(?: |$))", text, flags=re.MULTILINE)
+        of_webui = [part for part in parts if part.startswith("webui:") and "WEBUI_GATEWAY_URL" in part]
+        assert of_webui
+        assert not any("replicas" in part for part in of_webui)
+
+
 def test_no_command_alone_knows_where_the_history_is() -> None:
     """What PID 1's shell exports, `docker compose exec gateway python -m gateway keys` would not see."""
     manifests = (ROOT / "deploy" / "kubernetes" / "base" / "gateway.yaml").read_text()
