@@ -6,23 +6,20 @@
   const html = document.documentElement;
   const root = new URL(html.dataset.root || ".", document.baseURI);
 
-  // --- where the browser refuses storage, Gradio's parts for it would fail as they are made, and the page with them
-  function forMemory() {
-    return Object.create({
-      getItem(name) { return Object.hasOwn(this, name) ? this[name] : null; },
-      setItem(name, value) { this[name] = String(value); },
-      removeItem(name) { delete this[name]; },
-      clear() { for (const name of Object.keys(this)) delete this[name]; },
-      key(index) { return Object.keys(this)[index] ?? null; },
-      get length() { return Object.keys(this).length; },
-    });
+  // --- storage: where the browser refuses it to a frame, Gradio's page would not even appear; a page's own has to do
+  class PageStorage {
+    getItem(name) { return Object.hasOwn(this, name) ? this[name] : null; }
+    setItem(name, value) { this[name] = String(value); }
+    removeItem(name) { delete this[name]; }
+    clear() { for (const name of Object.keys(this)) delete this[name]; }
+    key(index) { return Object.keys(this)[index] ?? null; }
+    get length() { return Object.keys(this).length; }
   }
-
   let keepsNothing = false;
   for (const name of ["localStorage", "sessionStorage"]) {
     try { window[name].getItem("webui"); } catch {
+      Object.defineProperty(window, name, { value: new PageStorage() });
       keepsNothing = true;
-      Object.defineProperty(window, name, { value: forMemory() });
     }
   }
 

@@ -18,6 +18,7 @@ from webui.view import Notice, Shown, View
 from webui.wire import Counts, Status
 
 _NO_WAIT_GIVEN_S = 5
+_LOADING = {"load", "restarting"}  # what an engine whose log nobody reads does unseen
 _DISK_BYTES_S = 500_000_000  # what the inference side says on its own terminal, too
 _WAITS = {"rate_limit_exceeded", "overloaded"}  # sending again sooner is in vain; of the others nobody knows
 _ALERTS = {"message_too_long"}  # notices that look like errors: the gateway's own refusal of a long message is one
@@ -169,14 +170,14 @@ def _elapsed(seconds: int, language: str) -> str:
 
 def _expected(status: Status, language: str) -> list[str]:
     """How long loading takes, where only its size is known: arithmetic, and told as such."""
-    if status.stage != "load" or status.unit != "bytes" or status.total <= 0:
+    if status.stage not in _LOADING or status.unit != "bytes" or status.total <= 0:
         return []
     seconds = max(1, round(status.total / _DISK_BYTES_S))
     return [say(language, "expected", size=_size(status.total), s=seconds, speed=f"{_DISK_BYTES_S // 10**6} MB")]
 
 
 def _has_progress(status: Status) -> bool:
-    is_seen = status.stage != "load" or status.done > 0
+    is_seen = status.stage not in _LOADING or status.done > 0
     return not status.ready and status.stage != "failed" and status.total > 0 and is_seen
 
 

@@ -109,6 +109,10 @@ def test_notices_are_escaped_and_stay_on_one_line() -> None:
             Status("load", model="m", done=5_000_000, total=10_000_000, unit="bytes", since=90.0),
             "Loading m: 5.0 MB / 10.0 MB (50 %)",
         ),
+        (
+            Status("restarting", total=1_000_000_000, unit="bytes", since=95.0),
+            "The inference server is being restarted · for 5 s · 1.0 GB: about 2 s from a disk of 500 MB/s",
+        ),
         (Status("surprise"), "Waiting for the inference server"),
         (Status("connecting"), "Connecting to the server"),
     ],
