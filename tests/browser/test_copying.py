@@ -1,4 +1,4 @@
-"""What is copied is what was written, whatever stands in front of tags to keep them text."""
+"""What is copied and edited is what was written, whatever stands in front of tags to keep them text."""
 
 from __future__ import annotations
 
@@ -46,6 +46,30 @@ def test_messages_are_copied_as_they_were_written(gateway: FakeGateway, open_pag
     for row, text in (("user", ASKED), ("bot", ANSWERED)):
         chat.page.locator(f"#chat .{row}-row + .message-buttons button[title='Copy message']").first.click(force=True)
         assert within(10, lambda: chat.page.evaluate("navigator.clipboard.readText()").strip() == text), row  # noqa: B023
+
+
+def test_a_message_is_edited_without_losing_a_backslash_and_its_earlier_answer_can_be_rated(
+    gateway: FakeGateway, open_page: OpenPage
+) -> None:
+    chat = open_page().ask("One").answered("Hello").ask(ASKED + " First").answered("Hello")
+    chat.page.locator("#chat button[title=Edit]").last.click()
+    editing = chat.page.locator("#chat textarea")
+    editing.fill(editing.input_value().replace("First", "Changed"))
+    chat.page.locator("#chat button[title=Submit]").click()
+
+    def asked() -> list[str]:
+        return [r["body"]["input"] for r in gateway.state.requests if r["path"] == "/v1/responses"]
+
+    assert within(30, lambda: len(asked()) == 3), chat.notice.inner_text()
+    assert asked()[1:] == [ASKED + " First", ASKED + " Changed"]
+    expect(chat.conversations).to_have_count(2)
+    chat.answered()
+    chat.page.locator("#chat button[title=Like]:visible").first.click()
+    expect(chat.notice).to_contain_text("your rating is stored")
+    (rated,) = gateway.state.feedback
+    of_copy = [c for c in gateway.state.conversations.values() if c["metadata"].get("earlier")]
+    assert [item["text"] for item in of_copy[0]["items"][1]["content"]] == ["Hello, this is an answer."]
+    assert of_copy[0]["items"][1]["response_id"] == rated
 
 
 def test_where_a_browser_has_no_clipboard_for_scripts_copies_are_right_too(
