@@ -198,13 +198,13 @@ def insert_conversation(db: sa.Connection, owner: str, conversation: Conversatio
 def insert_items(
     db: sa.Connection, new_items: Sequence[Item], *, conversation_id: str | None, response_id: str | None = None
 ) -> None:
-    """New rows, after all that are there."""
+    """New rows, after all that are there; `response_id` is that of all of them, else each has its own."""
     now = int(time.time())
     rows = [
         {
             "id": item.id,
             "conversation_id": conversation_id,
-            "response_id": response_id,
+            "response_id": response_id or item.response_id,
             "is_output": item.is_output,
             "role": item.role,
             "status": item.status,

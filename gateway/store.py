@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from gateway.errors import ConversationBusy, NotFound
+from gateway.forks import copy_items
 from gateway.records import (
     Conversation,
     Item,
@@ -111,17 +112,17 @@ class Store(StoredTurns):
         await self._database.write(job)
 
     async def fork_conversation(self, owner: str, conversation_id: str, after: str | None) -> Conversation:
-        """A new conversation with copies of the items up to `after` (none when it is None). Raises NotFound."""
+        """A new conversation with copies of the items up to `after` (none when it is None), and of their responses.
+
+        Raises NotFound.
+        """
 
         def job(db: sa.Connection) -> Conversation:
             source = find_conversation(db, owner, conversation_id)
             fork = Conversation(new_id("conv"), source.metadata, int(time.time()), time.time())
             insert_conversation(db, owner, fork)
             if after is not None:
-                last = item_position(db, conversation_id, after)
-                query = sa.select(items).where(items.c.conversation_id == conversation_id, items.c.position <= last)
-                copies = [as_item(row, fresh=True) for row in db.execute(query.order_by(items.c.position)).mappings()]
-                insert_items(db, copies, conversation_id=fork.id)
+                copy_items(db, conversation_id, item_position(db, conversation_id, after), fork.id)
             return fork
 
         return await self._database.write(job)

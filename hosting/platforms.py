@@ -39,6 +39,11 @@ class Platform:
     frame_ancestors: str = ""
     keeps: Path | None = None
 
+    @property
+    def is_space(self) -> bool:
+        """Of Hugging Face."""
+        return self.name.startswith("huggingface-")
+
 
 def find_platform(environ: Mapping[str, str], system: Path = Path("/")) -> Platform:
     """`system` is the root of the file system. APP_PLATFORM names the platform where its marks do not tell."""

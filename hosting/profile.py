@@ -16,6 +16,14 @@ ZERO_GPU = (
 )
 
 
+# What a Space without a volume needs as Secrets, and what each of them keeps. They are not copied with a duplicate.
+SPACE_SECRETS = {
+    "DATABASE_URL": "the conversations, on a PostgreSQL server",
+    "WEBUI_SECRET": "who people are, in their browsers",
+    "GATEWAY_ADMIN_KEY": "your API key",
+}
+
+
 @dataclass(frozen=True)
 class Profile:
     """`settings` are defaults for variables that are not set; `process` is set in any case, for children too.
@@ -68,7 +76,10 @@ def _settings(platform: Platform) -> dict[str, str]:
 def _folders(
     environ: Mapping[str, str], root: Path, platform: Platform, system: Path, is_mount: Callable[[Path], bool]
 ) -> tuple[dict[str, str], list[str]]:
-    """DATA_DIR and MODELS_DIR where they are not set and the checkout's own folders are not right."""
+    """DATA_DIR and MODELS_DIR where they are not set and the checkout's own folders are not right.
+
+    Beside them WEBUI_KEEPS_CHATS, when what people say may be gone after a restart.
+    """
     found: dict[str, str] = {}
     notes: list[str] = []
     for name, part, can in (("DATA_DIR", "data", can_hold_database), ("MODELS_DIR", "models", can_hold)):
@@ -81,6 +92,10 @@ def _folders(
                 if base != root:
                     found[name] = str(folder)
                 notes += _told(name, folder, lasts, passed_over, environ)
+                if name == "DATA_DIR" and lasts != "yes":
+                    if not (environ.get("DATABASE_URL") and environ.get("WEBUI_SECRET")):
+                        found["WEBUI_KEEPS_CHATS"] = "no"
+                    notes += _missing_secrets(environ, platform)
                 break
             passed_over.append(str(folder))
         else:
@@ -109,12 +124,23 @@ def _told(name: str, folder: Path, lasts: str, passed_over: list[str], environ: 
     if passed_over:
         yield f"{name} is {folder}, because {' and '.join(passed_over)} cannot be used here."
     if name == "DATA_DIR" and lasts != "yes":
-        what = "keys and people's cookies are" if environ.get("DATABASE_URL") else "conversations and keys are"
+        beside_chats = "keys are" if environ.get("WEBUI_SECRET") else "keys and people's cookies are"
+        what = beside_chats if environ.get("DATABASE_URL") else "conversations and keys are"
         when = "may be" if lasts == "maybe" else "will be"
         yield (
             f"What lies in {folder} {when} gone after a restart or a sleep of the platform; {what} there. "
             "Mount a volume at /data (or set DATA_DIR), or set DATABASE_URL to a PostgreSQL server."
         )
+
+
+def _missing_secrets(environ: Mapping[str, str], platform: Platform) -> list[str]:
+    missing = [f"{name} ({kept})" for name, kept in SPACE_SECRETS.items() if not environ.get(name)]
+    if not missing or not platform.is_space:
+        return []
+    return [
+        "Not set as Secrets of this Space (under Settings, Variables and secrets; a duplicate has to set them anew): "
+        f"{', '.join(missing)}."
+    ]
 
 
 def _homes(environ: Mapping[str, str], data_dir: str, root: Path) -> tuple[dict[str, str], list[str]]:

@@ -221,7 +221,7 @@ def _prepare(settings: Settings, arguments: argparse.Namespace) -> int:
     try:
         path = inference.prepare(model, settings, report, form=form)
         if arguments.hand_over:
-            status(Progress("load", message=load_text(model)))
+            status(Progress("load", total=model.size_bytes, message=load_text(model)))
         else:
             status.clear()
     except KeyboardInterrupt:

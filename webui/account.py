@@ -23,16 +23,23 @@ def lay_out_account(parts: Parts) -> Any:
 class Account:
     """Its one handler."""
 
-    def __init__(self, entrance: Entrance) -> None:
+    def __init__(self, entrance: Entrance, *, keeps_chats: bool) -> None:
         self._entrance = entrance
+        self._keeps_chats = keeps_chats
 
     async def load(self, request: gr.Request) -> str:
         """The foot for the person who opened the page."""
         language, person = asking(request)
-        return account_html(person, language, has_login=self._entrance.has_login, takes_keys=self._entrance.takes_keys)
+        return account_html(
+            person,
+            language,
+            has_login=self._entrance.has_login,
+            takes_keys=self._entrance.takes_keys,
+            keeps_chats=self._keeps_chats,
+        )
 
 
-def account_html(person: Person, language: str, *, has_login: bool, takes_keys: bool) -> str:
+def account_html(person: Person, language: str, *, has_login: bool, takes_keys: bool, keeps_chats: bool = True) -> str:
     """HTML on one line, since Gradio takes it for Markdown; every text in it is escaped."""
     parts = []
     if person.name:
@@ -43,7 +50,8 @@ def account_html(person: Person, language: str, *, has_login: bool, takes_keys: 
     if takes_keys:
         parts.append(_form("key", say(language, "own_key_in_use" if person.key else "own_key")))
     label = escape(say(language, "account"))
-    return f'<nav class="account" aria-label="{label}">{"".join(parts)}{switches(language)}</nav>'
+    lost = "" if keeps_chats else f'<p class="status-note">{escape(say(language, "chats_not_kept"))}</p>'
+    return f'{lost}<nav class="account" aria-label="{label}">{"".join(parts)}{switches(language)}</nav>'
 
 
 def _form(action: str, label: str, attributes: str = 'method="get"') -> str:

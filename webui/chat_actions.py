@@ -22,6 +22,7 @@ from webui.chat import LARGEST_MESSAGE_CHARS, SHOWN_MESSAGES, Chat, Pick
 from webui.layout import Parts
 from webui.listing import Listing
 from webui.settings_actions import SettingsActions
+from webui.tags import typed_from_text
 from webui.view import View
 
 POLL_WAITING_S, POLL_READY_S = 1.0, 15.0
@@ -66,8 +67,8 @@ class ChatActions:
     async def edit(self, request: gr.Request, event: gr.EditData, current: str, reach: int, *settings: Any) -> Updates:
         """Asks a changed message anew, in a copy of the conversation up to there."""
         language, person = asking(request)
-        pick = _picked(event.index, language, render.text_from_tags(str(event.previous_value or "")))
-        typed = render.text_from_tags(str(event.value or ""))
+        pick = _picked(event.index, language, typed_from_text(str(event.previous_value or "")))
+        typed = typed_from_text(str(event.value or ""))
         view = await self._chat.edit(person, opened(current), reach, pick, typed, self._settings.options(settings))
         return await self._begun(request, view, current, language) | self._message(view, is_sent=False)
 

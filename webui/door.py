@@ -23,7 +23,7 @@ _PAGE_PATHS = re.compile(
   | /gradio_api/queue/(join|data)                      # answers, streamed
   | /gradio_api/run/predict                            # everything short
   | /(login(/oidc(/callback)?)?|logout|key|identity)   # ours: see entrance.py
-  | /webui/(page|chat|sidebar)\.js
+  | /webui/(page|chat|sidebar|copying)\.js
   | /webui/conversations(/[A-Za-z0-9_-]{1,128}(/(delete|undelete|export))?)?
     """,
     re.VERBOSE,

@@ -1,7 +1,7 @@
 """Who may come in, and how: a login by our list of users or at a provider, and people's own API keys.
 
-`EntranceMiddleware` sends whoever may not chat yet to the right form; `Entrance.routes` are those forms. Nothing is
-changed by a GET: an image in an answer could ask for that.
+`EntranceMiddleware` sends whoever may not chat yet to the right form; `Entrance.routes` are those forms, whose HTML is
+in `entrance_pages.py`. Nothing is changed by a GET: an image in an answer could ask for that.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from webui.address import ADDRESS_HEADER
 from webui.client import GatewayClient
 from webui.door import refusal
+from webui.entrance_pages import key_body, login_body
 from webui.errors import GatewayError, LoginError, UsersError
-from webui.forms import escape, form_page, language_of, read_form, ticket_of, token_field
+from webui.forms import form_page, language_of, read_form, ticket_of, token_field
 from webui.guesses import Guesses
 from webui.identity import Person, tell_ticket, ticket_cookie
 from webui.public_address import root_path
@@ -146,19 +147,14 @@ class Entrance:
         return self._enter(request, Ticket(new_person(), issued_at=self._tickets.now()))
 
     def _login_page(self, request: Request, problem: str = "", *, status: int = 200, wait_s: int = 0) -> Response:
-        language = language_of(request)
-        parts = [f"<p>{escape(say(language, 'login_needed'))}</p>"] if not self._allows_anonymous else []
-        parts.append(_own_tab(request, "login"))
-        token = token_field(request, self._tickets)
-        if self._users is not None:
-            parts.append(_password_form(request, token))
-        if self._provider is not None:
-            provider = self._provider.name or say(language, "login_provider")
-            button = f"<button>{escape(say(language, 'login_with', provider=provider))}</button>"
-            parts.append(f'<form method="post" action="{root_path(request.scope)}/login/oidc">{token}{button}</form>')
-        if self._allows_anonymous:
-            parts.append(_back(request))
-        title, body = say(language, "login_title"), "".join(parts)
+        title = say(language_of(request), "login_title")
+        body = login_body(
+            request,
+            token_field(request, self._tickets),
+            takes_passwords=self._users is not None,
+            provider=self._provider.name if self._provider is not None else None,
+            allows_anonymous=self._allows_anonymous,
+        )
         return form_page(request, self._tickets, title=title, body=body, problem=problem, status=status, wait_s=wait_s)
 
     # --- a key of one's own
@@ -189,24 +185,9 @@ class Entrance:
         return self._enter(request, replace(ticket, key=key))
 
     def _key_page(self, request: Request, problem: str = "", *, status: int = 200, wait_s: int = 0) -> Response:
-        language, ticket, token = language_of(request), ticket_of(request), token_field(request, self._tickets)
-        action = f'method="post" action="{root_path(request.scope)}/key"'
-        parts = [_own_tab(request, "key")]
-        if ticket.key:
-            forget = escape(say(language, "own_key_forget"))
-            parts.append(f'<p role="status">{escape(say(language, "own_key_in_use"))}</p>')
-            parts.append(f'<form {action}>{token}<button name="forget" value="1">{forget}</button></form>')
-        elif self._own_keys == "required":
-            parts.append(f"<p>{escape(say(language, 'own_key_needed'))}</p>")
-        field = '<input id="key" name="key" type="password" autocomplete="off" spellcheck="false" required>'
-        parts.append(
-            f'<form {action}>{token}<label for="key">{escape(say(language, "own_key"))}</label>{field}'
-            f'<p class="about">{escape(say(language, "own_key_about"))}</p>'
-            f"<button>{escape(say(language, 'own_key_use'))}</button></form>"
-        )
-        if not self.lacks(ticket):
-            parts.append(_back(request))
-        title, body = say(language, "own_key_title"), "".join(parts)
+        title, token = say(language_of(request), "own_key_title"), token_field(request, self._tickets)
+        may_chat = not self.lacks(ticket_of(request))
+        body = key_body(request, token, is_required=self._own_keys == "required", may_chat=may_chat)
         return form_page(request, self._tickets, title=title, body=body, problem=problem, status=status, wait_s=wait_s)
 
     def _enter(self, request: Request, ticket: Ticket) -> Response:
@@ -251,31 +232,6 @@ def _provider(settings: Settings, tickets: Tickets) -> Provider | None:
     from webui.oidc import Provider
 
     return Provider(settings.oidc, tickets)
-
-
-def _password_form(request: Request, token: str) -> str:
-    language = language_of(request)
-    return (
-        f'<form method="post" action="{root_path(request.scope)}/login">{token}'
-        f'<label for="name">{escape(say(language, "login_name"))}</label>'
-        '<input id="name" name="name" autocomplete="username" autocapitalize="none" spellcheck="false" '
-        'maxlength="64" required>'
-        f'<label for="password">{escape(say(language, "login_password"))}</label>'
-        '<input id="password" name="password" type="password" autocomplete="current-password" '
-        'maxlength="1024" required>'
-        f"<button>{escape(say(language, 'login'))}</button></form>"
-    )
-
-
-def _own_tab(request: Request, path: str) -> str:
-    """Shown by the styles inside another site's frame only, where `page.js` marks the page."""
-    address = f"{root_path(request.scope)}/{path}"
-    text = escape(say(language_of(request), "open_in_tab"))
-    return f'<p class="own-tab"><a href="{address}" target="_blank" rel="noopener">{text}</a></p>'
-
-
-def _back(request: Request) -> str:
-    return f'<p><a href="{root_path(request.scope)}/">{escape(say(language_of(request), "back_to_chat"))}</a></p>'
 
 
 def _to_chat(request: Request) -> Response:

@@ -52,9 +52,10 @@ def create_app(settings: Settings) -> Starlette:
     chat = Chat(client)
     conversations = Conversations(client, stop=chat.stop)
     presence = Presence(settings.gone_timeout_s, when_gone=chat.turns.stop_all_of)
+    blocks, first_texts = build_page(settings, chat, client, entrance)
     inner = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
-        build_page(settings.title, chat, client, entrance),
+        blocks,
         path="/",
         footer_links=[],
         run_history=False,
@@ -82,7 +83,7 @@ def create_app(settings: Settings) -> Starlette:
             *script_routes(),
             *SidebarRoutes(conversations).routes,
             Route("/webui/page.js", page_html.script),
-            Mount("/", _PageCompressed(PageHtmlMiddleware(inner, settings.frame_ancestors))),
+            Mount("/", _PageCompressed(PageHtmlMiddleware(inner, first_texts.put_into, settings.frame_ancestors))),
         ],
         middleware=[
             Middleware(PublicAddressMiddleware, root_path=settings.root_path),

@@ -15,8 +15,12 @@
     key(index) { return Object.keys(this)[index] ?? null; }
     get length() { return Object.keys(this).length; }
   }
+  let keepsNothing = false;
   for (const name of ["localStorage", "sessionStorage"]) {
-    try { window[name].getItem("webui"); } catch { Object.defineProperty(window, name, { value: new PageStorage() }); }
+    try { window[name].getItem("webui"); } catch {
+      Object.defineProperty(window, name, { value: new PageStorage() });
+      keepsNothing = true;
+    }
   }
 
   const kept = {
@@ -73,6 +77,7 @@
       const answer = await (await ask(new URL("identity", root), { method: "POST", headers })).json();
       token = answer.has_cookie ? "" : answer.token || "";
       kept.set("token", token);
+      html.toggleAttribute("data-forgets", keepsNothing && Boolean(token));
       isKnown = true;
     } catch { /* the server is away: the next call asks again */ }
     asking = null;

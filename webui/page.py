@@ -17,8 +17,10 @@ from webui.chat import Chat
 from webui.chat_actions import ChatActions
 from webui.client import GatewayClient
 from webui.entrance import Entrance
+from webui.first_texts import FirstTexts, texts_of
 from webui.layout import Parts, lay_out
 from webui.listing import Listing
+from webui.settings import Settings
 from webui.settings_actions import SettingsActions
 from webui.settings_panel import SettingsParts
 from webui.sidebar_actions import SidebarActions
@@ -31,15 +33,17 @@ FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Mic
 MONO_FONTS = ["ui-monospace", "SFMono-Regular", "Consolas", "Liberation Mono", "monospace"]
 
 
-def build_page(title: str, chat: Chat, client: GatewayClient, entrance: Entrance) -> gr.Blocks:
-    """The Blocks of the web UI."""
-    with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, fill_width=True) as blocks:
-        parts = lay_out(title, DEFAULT_LANGUAGE)
+def build_page(
+    settings: Settings, chat: Chat, client: GatewayClient, entrance: Entrance
+) -> tuple[gr.Blocks, FirstTexts]:
+    """The Blocks of the web UI, and what puts them into a language before they live."""
+    with gr.Blocks(title=settings.title, analytics_enabled=False, fill_height=True, fill_width=True) as blocks:
+        parts = lay_out(settings.title, DEFAULT_LANGUAGE)
         _wire(blocks, parts, chat, client)
-        blocks.load(Account(entrance).load, None, lay_out_account(parts), **SHORT)
+        blocks.load(Account(entrance, keeps_chats=settings.keeps_chats).load, None, lay_out_account(parts), **SHORT)
     blocks.max_threads = MOST_TURNS_AT_ONCE
     blocks.queue(api_open=False, default_concurrency_limit=MOST_TURNS_AT_ONCE)
-    return blocks
+    return blocks, FirstTexts(texts_of(parts))
 
 
 def theme() -> Any:

@@ -1,4 +1,4 @@
-"""Gradio's page with what it lacks: a nonce on each of its scripts, the page's language, and our own script first.
+"""Gradio's page with what it lacks: a nonce on each of its scripts, the person's language, and our own script first.
 
 With the nonce the security policy needs no `unsafe-inline`: scripts run only when they stood in the page that we sent,
 or come from our own folder of files.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -37,10 +38,17 @@ def script(request: Request) -> Response:
 
 
 class PageHtmlMiddleware:
-    """Rewrites the page at `/`; everything else passes through."""
+    """Rewrites the page at `/`; everything else passes through.
 
-    def __init__(self, app: ASGIApp, frame_ancestors: tuple[str, ...] = ()) -> None:
+    Args:
+        put_into: puts the page's texts into a language.
+    """
+
+    def __init__(
+        self, app: ASGIApp, put_into: Callable[[bytes, str], bytes], frame_ancestors: tuple[str, ...] = ()
+    ) -> None:
         self._app = app
+        self._put_into = put_into
         self._frame_ancestors = frame_ancestors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,7 +71,7 @@ class PageHtmlMiddleware:
 
     async def _send(self, body: bytes, start: Message, language: str, send: Send) -> None:
         nonce = secrets.token_urlsafe(18)
-        body = rewritten(body, LANG.get(language, "en"), nonce)
+        body = rewritten(self._put_into(body, language), LANG.get(language, "en"), nonce)
         headers = MutableHeaders(raw=list(start["headers"]))
         headers["content-length"] = str(len(body))
         headers[POLICY_HEADER] = security_policy(self._frame_ancestors, nonce=nonce)

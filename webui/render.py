@@ -12,22 +12,16 @@ from dataclasses import replace
 from typing import Any
 
 from webui.errors import GatewayError
+from webui.tags import tags_as_text, typed_as_text
 from webui.texts import TEXTS, say
 from webui.view import Notice, Shown, View
 from webui.wire import Counts, Status
 
 _NO_WAIT_GIVEN_S = 5
+_LOADING = {"load", "restarting"}  # what an engine whose log nobody reads does unseen
+_DISK_BYTES_S = 500_000_000  # what the inference side says on its own terminal, too
 _WAITS = {"rate_limit_exceeded", "overloaded"}  # sending again sooner is in vain; of the others nobody knows
 _ALERTS = {"message_too_long"}  # notices that look like errors: the gateway's own refusal of a long message is one
-# Code and formulas, open ones while they are being written too; what they hold is never HTML. None of them may look
-# further than to the next mark of its own kind, so that the time stays in proportion to the length.
-_VERBATIM = re.compile(
-    r"""```.*?(?:```|\Z) | ~~~.*?(?:~~~|\Z) | (?P<ticks>`+)(?!`).{1,2000}?(?<!`)(?P=ticks)(?!`)
-      | \$\$[^$]+\$\$ | \$[^$\n]+\$ | \\\[(?:(?!\\[\[\]]).)+\\\] | \\\((?:(?!\\[()]).)+\\\)""",
-    re.DOTALL | re.VERBOSE,
-)
-_TAG_START = re.compile(r"(?<!\\)<(?=[A-Za-z/!?])")
-_ESCAPED_TAG = re.compile(r"\\<(?=[A-Za-z/!?])")
 _THOUGHT = re.compile(r"\s*<think>\n?(?P<thought>.*?)(?P<end></think>\s*|\Z)", re.DOTALL)
 _THUMBS = {"up": "Like", "down": "Dislike"}
 Bubble = dict[str, Any]
@@ -59,20 +53,6 @@ def message_at(shown: Sequence[Shown], index: int, language: str) -> Shown | Non
     return None
 
 
-def text_from_tags(text: str) -> str:
-    """The text that `tags_as_text` was made of, for what comes back from the page."""
-    return _ESCAPED_TAG.sub("<", text)
-
-
-def tags_as_text(text: str) -> str:
-    """Markdown in which HTML is text to be read: `#include <stdio.h>` stays, and `<img …>` is no image."""
-    shown, end = [], 0
-    for verbatim in _VERBATIM.finditer(text):
-        shown += [_TAG_START.sub(r"\<", text[end : verbatim.start()]), verbatim[0]]
-        end = verbatim.end()
-    return "".join([*shown, _TAG_START.sub(r"\<", text[end:])])
-
-
 def list_state_html(selected: str, language: str, *, token: int) -> str:
     """For the sidebar's script: the open conversation, a number that changes with the list, and its words."""
     words = {key: text for key, text in TEXTS[language].items() if key.startswith("list_")}
@@ -90,19 +70,23 @@ def error_sentence(error: GatewayError, language: str, *, has_kept_text: bool = 
 
 def counts_sentences(counts: Counts, language: str) -> tuple[str, str]:
     """What an answer took, in short and in full."""
-    said = [
-        say(language, "counts_prompt", n=counts.prompt_tokens),
-        say(language, "counts_answer", n=counts.answer_tokens),
-    ]
+    answer_tokens, said = counts.answer_tokens or 0, [say(language, "counts_unknown")]
+    short = say(language, "counts_short_time", s=(counts.first_token_s or 0) + (counts.answer_s or 0))
+    if counts.total_tokens is not None:
+        short = say(language, "counts_short", n=answer_tokens)
+        said = [
+            say(language, "counts_prompt", n=counts.prompt_tokens),
+            say(language, "counts_answer", n=answer_tokens),
+        ]
     if counts.queued_s:
         said.append(say(language, "counts_queued", s=counts.queued_s))
     if counts.first_token_s is not None:
         said.append(say(language, "counts_first", s=counts.first_token_s))
     if counts.answer_s is not None:
         said.append(say(language, "counts_seconds", s=counts.answer_s))
-        if counts.answer_s > 0 and counts.answer_tokens > 1:
-            said.append(say(language, "counts_speed", n=(counts.answer_tokens - 1) / counts.answer_s))
-    return say(language, "counts_short", n=counts.answer_tokens), " · ".join(said)
+        if counts.answer_s > 0 and answer_tokens > 1:
+            said.append(say(language, "counts_speed", n=(answer_tokens - 1) / counts.answer_s))
+    return short, " · ".join(said)
 
 
 def meter_html(view: View, context_tokens: int, most_chars: int, language: str, *, is_carried: bool) -> str:
@@ -110,11 +94,12 @@ def meter_html(view: View, context_tokens: int, most_chars: int, language: str, 
 
     The page's script finds here which conversation is open, and whether what is typed moves along to it.
     """
-    last = next((m.counts for m in reversed(view.messages) if m.counts is not None), None)
+    counted = (m.counts.total_tokens for m in reversed(view.messages) if m.counts is not None)
+    last = next((tokens for tokens in counted if tokens is not None), None)
     used = ""
     if last is not None and context_tokens:
-        percent = min(100, round(100 * last.total_tokens / context_tokens))
-        used = say(language, "context_used", n=last.total_tokens, limit=context_tokens, percent=percent)
+        percent = min(100, round(100 * last / context_tokens))
+        used = say(language, "context_used", n=last, limit=context_tokens, percent=percent)
     chars = say(language, "chars_typed", n="#", limit=f"{most_chars:,}")
     carried = ' data-carried="true"' if is_carried else ""
     return (
@@ -148,6 +133,8 @@ def status_html(status: Status, language: str, *, now: float | None = None) -> s
     notes = [say(language, "failed_help")] if stage == "failed" else []
     notes += [note] if (note := status.note.get(language) or status.note.get("en", "")) else []
     note_line = "".join(f'<div class="status-note">{_escape(note)}</div>' for note in notes)
+    # Shown by the styles where `page.js` has found out that this browser keeps nothing.
+    note_line += f'<div class="status-note forgets">{_escape(say(language, "forgets"))}</div>'
     return (
         f'<div class="status status-{kind}" role="status" data-stage="{_escape(stage)}">'
         f'<span class="status-dot"></span><span class="status-text">{sentence}</span>{bar}</div>{note_line}'
@@ -164,9 +151,9 @@ def status_sentence(status: Status, language: str, *, now: float) -> str:
         return f"{sentence}: {_amount(status)}"
     if stage == "failed" and status.message:
         return f"{sentence}: {status.message}"
-    if stage in {"load", "warmup", "start", "restarting"} and 2 <= now - status.since < 86_400:
-        return f"{sentence} · {_elapsed(int(now - status.since), language)}"
-    return sentence
+    if status.ready or stage == "failed" or not 2 <= now - status.since < 86_400:
+        return sentence
+    return " · ".join([sentence, _elapsed(int(now - status.since), language), *_expected(status, language)])
 
 
 def _stage(status: Status) -> str:
@@ -181,8 +168,17 @@ def _elapsed(seconds: int, language: str) -> str:
     return say(language, "elapsed_minutes", m=minutes, s=rest) if minutes else say(language, "elapsed", s=rest)
 
 
+def _expected(status: Status, language: str) -> list[str]:
+    """How long loading takes, where only its size is known: arithmetic, and told as such."""
+    if status.stage not in _LOADING or status.unit != "bytes" or status.total <= 0:
+        return []
+    seconds = max(1, round(status.total / _DISK_BYTES_S))
+    return [say(language, "expected", size=_size(status.total), s=seconds, speed=f"{_DISK_BYTES_S // 10**6} MB")]
+
+
 def _has_progress(status: Status) -> bool:
-    return not status.ready and status.stage != "failed" and status.total > 0
+    is_seen = status.stage not in _LOADING or status.done > 0
+    return not status.ready and status.stage != "failed" and status.total > 0 and is_seen
 
 
 def _amount(status: Status) -> str:
@@ -230,7 +226,7 @@ def _folded(title: str, text: str, status: str) -> Bubble:
 
 def _parts(shown: Shown, language: str) -> list[dict[str, Any]]:
     """Its text and its mark; of an answer without a word the mark alone, not an empty bubble."""
-    text = _text(tags_as_text(shown.text))
+    text = _text(typed_as_text(shown.text) if shown.role == "user" else tags_as_text(shown.text))
     if not shown.mark:
         return [text]
     mark = _text(f'<span class="mark">{_escape(say(language, shown.mark, place=shown.place))}</span>')

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-SCRIPTS = ("chat.js", "sidebar.js")
+SCRIPTS = ("chat.js", "sidebar.js", "copying.js")
 _HEADERS = {"cache-control": "public, max-age=31536000, immutable"}
 
 

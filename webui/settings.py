@@ -39,7 +39,7 @@ class Settings:
     gateway_url: str = DEFAULT_GATEWAY_URL
     api_key: str = field(default="", repr=False)
     api_key_file: Path = Path("data/webui.key")
-    secret: bytes = field(default=b"", repr=False)
+    secret: bytes = field(default=b"", repr=False)  # or several, with spaces between
     secret_file: Path = Path("data/webui.secret")
     title: str = DEFAULT_TITLE
     frame_ancestors: tuple[str, ...] = ()
@@ -49,6 +49,7 @@ class Settings:
     oidc: Oidc = Oidc()
     anonymous: str = ""  # yes, no, or "": yes unless there is a way to log in
     own_keys: str = "no"
+    keeps_chats: bool = True
     person_days: int = 365
     login_days: int = 30
     connect_timeout_s: float = 3.0
@@ -65,6 +66,7 @@ class Settings:
             gateway_url=_url("WEBUI_GATEWAY_URL", given.get("WEBUI_GATEWAY_URL", DEFAULT_GATEWAY_URL)),
             api_key=given.get("WEBUI_API_KEY", ""),
             api_key_file=root / given.get("WEBUI_API_KEY_FILE", str(data_dir / "webui.key")),
+            secret=_secret("WEBUI_SECRET", given.get("WEBUI_SECRET", "")),
             secret_file=root / given.get("WEBUI_SECRET_FILE", str(data_dir / "webui.secret")),
             title=given.get("WEBUI_TITLE", DEFAULT_TITLE),
             frame_ancestors=_ancestors("WEBUI_FRAME_ANCESTORS", given.get("WEBUI_FRAME_ANCESTORS", "")),
@@ -74,6 +76,7 @@ class Settings:
             oidc=_oidc(given, root),
             anonymous=_one_of("WEBUI_ANONYMOUS", given.get("WEBUI_ANONYMOUS", ""), ("", "yes", "no")),
             own_keys=_one_of("WEBUI_OWN_KEYS", given.get("WEBUI_OWN_KEYS", "no"), OWN_KEYS),
+            keeps_chats=_one_of("WEBUI_KEEPS_CHATS", given.get("WEBUI_KEEPS_CHATS", "yes"), ("yes", "no")) == "yes",
             person_days=_days("WEBUI_PERSON_DAYS", given, 365),
             login_days=_days("WEBUI_LOGIN_DAYS", given, 30),
             stream_idle_timeout_s=_seconds("WEBUI_STREAM_IDLE_TIMEOUT_S", given, 300.0),
@@ -94,7 +97,7 @@ class Settings:
 
     def load_secrets(self) -> list[bytes]:
         """The secrets for people's tickets, one a line: the first seals, all open. Made where there is no file."""
-        return [self.secret] if self.secret else _load_or_make_secrets(self.secret_file)
+        return self.secret.split() if self.secret else _load_or_make_secrets(self.secret_file)
 
     @property
     def has_login(self) -> bool:
@@ -144,6 +147,13 @@ def _make_secret(path: Path) -> None:
         return  # another start was faster
     with open(descriptor, "w", encoding="ascii") as file:
         file.write(secrets.token_hex(_SECRET_BYTES) + "\n")
+
+
+def _secret(name: str, value: str) -> bytes:
+    """Never tells the value."""
+    if any(len(one.encode()) < _SECRET_BYTES for one in value.split()):
+        raise SettingsError(f"{name} must have {_SECRET_BYTES} characters or more: `openssl rand -hex 32` prints such")
+    return value.encode()
 
 
 def _url(name: str, value: str) -> str:

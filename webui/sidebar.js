@@ -12,7 +12,7 @@
   const PAGE = 100, NEWEST = 20, UNDO_MS = 10_000, RETRY_MS = 5_000, SEARCH_PAUSE_MS = 250;
   const NOTHING = { entries: new Map(), more: false };
 
-  let told = { open: "", token: "", language: "en", words: {} };
+  let told = { open: "", token: "", language: document.documentElement.lang.slice(0, 2), words: {} };
   let list = { ...NOTHING, entries: new Map() };
   let found = null; // { q, entries, more } while something is looked for
   let isLoaded = false, problem = "", menuOf = "", renaming = "", choices = 0, retryTimer = 0;

@@ -90,8 +90,13 @@ _EN = {
     "mark_reconnecting": "The connection was lost; reconnecting…",
     "reasoning": "Reasoning",
     "counts_short": "{n:,} tokens",
+    "counts_short_one": "{n} token",
+    "counts_short_time": "{s:.1f} s",
     "counts_prompt": "prompt {n:,} tokens",
+    "counts_prompt_one": "prompt {n} token",
     "counts_answer": "answer {n:,} tokens",
+    "counts_answer_one": "answer {n} token",
+    "counts_unknown": "tokens not counted, as it did not end by itself",
     "counts_queued": "waited {s:.1f} s for a place",
     "counts_first": "first token after {s:.2f} s",
     "counts_seconds": "then {s:.1f} s",
@@ -102,12 +107,13 @@ _EN = {
     "empty_message": "There is nothing to send yet: type a message first.",
     "message_too_long": "This message has {n:,} characters; {limit:,} is the most. It was not sent.",
     "truncated": "The conversation is longer than the model can read: the oldest {n} messages were left out.",
+    "truncated_one": "The conversation is longer than the model can read: the oldest message was left out.",
     "conversation_gone": "This conversation no longer exists. Your message is kept below; sending it starts a new one.",
     "nothing_to_retry": "There is no message to answer again.",
     "retry_kept_old": "The new answer did not come; the old one is kept.",
     "nothing_to_go_on": "There is no cut answer to continue.",
     "conversation_changed": "This conversation has changed meanwhile. Look at it again, then edit the message.",
-    "not_rated": "This answer is a copy from an earlier version: it cannot be rated here.",
+    "not_rated": "This answer cannot be rated: it is not this server's own, as in an imported conversation.",
     "rated": "Thank you: your rating is stored.",
     "rating_taken_back": "Your rating was taken back.",
     "edited": "This is a changed version of your conversation. The earlier one is kept as it was.",
@@ -148,10 +154,16 @@ _EN = {
     "stage_connecting": "Connecting to the server",
     "stage_busy": "{model} is ready · people waiting: {n}",
     "stage_overloaded": "Overloaded: all places are taken, {n} people are waiting. New messages are refused for now.",
+    "stage_overloaded_one": "Overloaded: all places are taken, one person is waiting. "
+    "New messages are refused for now.",
     "failed_help": "Whoever runs this server finds the cause in the inference server's log, mends it and starts again.",
     "elapsed": "for {s} s",
     "elapsed_minutes": "for {m} min {s} s",
+    "expected": "{size}: about {s} s from a disk of {speed}/s",
     "the_model": "the model",
+    "chats_not_kept": "Conversations here may be gone after a restart of the server.",
+    "forgets": "Your browser lets this page keep nothing here: after a reload these conversations cannot be found "
+    "again. To keep them, open it in a tab of its own.",
 }
 
 _ZH = {
@@ -234,8 +246,10 @@ _ZH = {
     "mark_reconnecting": "连接已断开，正在重新连接…",
     "reasoning": "思考过程",
     "counts_short": "{n:,} 个 token",
+    "counts_short_time": "{s:.1f} 秒",
     "counts_prompt": "提示 {n:,} 个 token",
     "counts_answer": "回答 {n:,} 个 token",
+    "counts_unknown": "未正常结束，没有 token 计数",
     "counts_queued": "排队 {s:.1f} 秒",
     "counts_first": "{s:.2f} 秒后出现首个 token",
     "counts_seconds": "其后用时 {s:.1f} 秒",
@@ -250,7 +264,7 @@ _ZH = {
     "retry_kept_old": "没有得到新的回答，已保留原来的回答。",
     "nothing_to_go_on": "没有可以继续的回答。",
     "conversation_changed": "此对话已有变化，请查看后再编辑消息。",
-    "not_rated": "此回答是之前版本的副本，无法在这里评价。",
+    "not_rated": "此回答不是本服务器生成的（例如来自导入的对话），无法评价。",
     "rated": "谢谢，您的评价已保存。",
     "rating_taken_back": "已撤回您的评价。",
     "edited": "这是修改后的对话，之前的版本原样保留。",
@@ -292,15 +306,21 @@ _ZH = {
     "failed_help": "请服务器管理员在推理服务的日志中查看原因，修复后重新启动。",
     "elapsed": "已用 {s} 秒",
     "elapsed_minutes": "已用 {m} 分 {s} 秒",
+    "expected": "共 {size}，磁盘 {speed}/s 时约需 {s} 秒",
     "the_model": "模型",
+    "chats_not_kept": "服务器重启后，这里的对话可能会丢失。",
+    "forgets": "浏览器不允许此页面在这里保存任何内容，重新加载后将找不到这些对话。如需保留，请在单独的标签页中打开。",
 }
 
 TEXTS = {"en": _EN | texts_people.EN, "zh": _ZH | texts_people.ZH}
 
 
 def say(language: str, key: str, **values: object) -> str:
-    """One sentence in one language."""
-    return TEXTS[language][key].format(**values)
+    """One sentence in one language; where that has a form of its own for one (`key_one`), that for `n=1`."""
+    texts = TEXTS[language]
+    if values.get("n") == 1 and f"{key}_one" in texts:
+        key = f"{key}_one"
+    return texts[key].format(**values)
 
 
 def language_of(accept_language: str) -> str:

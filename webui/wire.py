@@ -57,17 +57,22 @@ class ConversationPage:
 
 @dataclass(frozen=True)
 class Counts:
-    """What an answer took: tokens, and seconds for its slot, its first event and the rest; None where nobody knows."""
+    """What an answer took: tokens, and seconds for its slot, its first event and the rest; None where nobody knows.
 
-    prompt_tokens: int
-    answer_tokens: int
+    Engines count at the end, so of an answer that was stopped only the seconds are known.
+    """
+
+    prompt_tokens: int | None = None
+    answer_tokens: int | None = None
     queued_s: float | None = None
     first_token_s: float | None = None
     answer_s: float | None = None
 
     @property
-    def total_tokens(self) -> int:
+    def total_tokens(self) -> int | None:
         """Of the model's context, how much the conversation with this answer takes."""
+        if self.prompt_tokens is None or self.answer_tokens is None:
+            return None
         return self.prompt_tokens + self.answer_tokens
 
 
@@ -270,7 +275,7 @@ def _error(error: Json) -> tuple[str, str]:
 
 
 def _counts(usage: Json | None, timing: Json) -> Counts | None:
-    if not usage:
-        return None
     seconds = {name: timing.get(name) for name in ("queued_s", "first_token_s", "answer_s")}
-    return Counts(int(usage["input_tokens"]), int(usage["output_tokens"]), **seconds)
+    if usage:
+        return Counts(int(usage["input_tokens"]), int(usage["output_tokens"]), **seconds)
+    return Counts(**seconds) if seconds["answer_s"] is not None else None

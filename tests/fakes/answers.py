@@ -134,7 +134,10 @@ class Answer:
             "status": status,
             "incomplete_details": {"reason": reason} if reason else None,
             "truncated_items": self._scenario.truncated_items,
-            "usage": {"input_tokens": 41, "output_tokens": words, "total_tokens": 41 + words},
+            # Engines count at the end: of what was stopped nobody knows.
+            "usage": None
+            if status == "cancelled"
+            else {"input_tokens": 41, "output_tokens": words, "total_tokens": 41 + words},
             "timing": {"queued_s": 0.0, "first_token_s": 0.12, "answer_s": seconds},
             "output": [self.item],
         }

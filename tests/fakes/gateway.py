@@ -164,8 +164,7 @@ def create_app(state: GatewayState) -> Starlette:
         after = (await request.json())["after"]
         ids = [item["id"] for item in found["items"]]
         kept = found["items"][: ids.index(after) + 1] if after else []
-        copies = [{**item, "id": state.new_id("msg"), "response_id": None} for item in kept]
-        return JSONResponse(_public(_create(state, _user(request), dict(found["metadata"]), copies)))
+        return JSONResponse(_public(_create(state, _user(request), dict(found["metadata"]), _copies(state, kept))))
 
     async def responses(request: Request) -> Response:
         if (refused := guard(request)) is not None:
@@ -260,6 +259,23 @@ def _run(state: GatewayState, conversation: Json, response: Json, item: Json) ->
     state.answers[response["id"]] = answer
     answer.start()
     return answer
+
+
+def _copies(state: GatewayState, items: list[Json]) -> list[Json]:
+    """Copies of items; of answers that have ended with a response of their own, as the gateway makes them."""
+    copies = [{**item, "id": state.new_id("msg"), "response_id": None} for item in items]
+    for old, copy in zip(items, copies, strict=True):
+        answer = state.answers.get(old["response_id"] or "")
+        if answer is None or old["role"] != "assistant" or answer.response["status"] == "in_progress":
+            continue
+        own = state.new_id("resp")
+        state.answers[own] = Answer(state.scenario, {**answer.response, "id": own}, copy, lambda: None)
+        if old["response_id"] in state.feedback:
+            state.feedback[own] = state.feedback[old["response_id"]]
+        for item, its_copy in zip(items, copies, strict=True):
+            if item["response_id"] == old["response_id"]:
+                its_copy["response_id"] = own
+    return copies
 
 
 def _streamed(answer: Answer, after: int = -1) -> Response:

@@ -16,7 +16,8 @@ PACKAGES = ("gateway", "hosting", "inference", "webui")
 FILES = [*sorted(str(f.relative_to(ROOT)) for p in PACKAGES for f in (ROOT / p).rglob("*.py")), "app.py"]
 PURE = tuple(f"gateway/{name}.py" for name in ("errors", "sse", "prompt", "limits", "gcra", "markers"))
 WEBUI_FORMS = tuple(
-    f"webui/{name}.py" for name in ("door", "entrance", "forms", "identity", "oidc", "tickets", "users")
+    f"webui/{name}.py"
+    for name in ("door", "entrance", "entrance_pages", "forms", "identity", "oidc", "tickets", "users")
 )
 PROCESSES = {"subprocess.Popen", "subprocess.run", "os.fork", "os.execv", "os.execve", "asyncio.create_subprocess_exec"}
 
@@ -43,6 +44,7 @@ RULES: list[tuple[str, tuple[str, ...], set[str], tuple[str, ...]]] = [
                 for name in (
                     "store",
                     "stored_turns",
+                    "forks",
                     "records",
                     "tables",
                     "database",

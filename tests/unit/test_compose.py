@@ -19,7 +19,7 @@ NOT_PASSED = {
     *("GATEWAY_REPLICAS", "SWARM_PLACE", "SWARM_DATABASE_PLACE"),  # Docker Swarm's
     *("APP_PLATFORM", "APP_PACKAGES", "SPACES_ZERO_GPU", "XDG_CACHE_HOME", "XDG_DATA_HOME"),
     *("UV_PYTHON_INSTALL_MIRROR", "HF_TOKEN_FILE", "MODELSCOPE_API_TOKEN_FILE", "OPENXLAB_TOKEN_FILE"),
-    "INFERENCE_GIT_TOKEN_FILE",
+    *("INFERENCE_GIT_TOKEN_FILE", "WEBUI_SECRET", "WEBUI_KEEPS_CHATS"),
 }
 
 
@@ -52,6 +52,15 @@ def test_inference_publishes_nothing_and_everything_else_only_where_bind_says() 
     services = re.split(r"^  (?=[a-z]+:$)", (ROOT / "docker-compose.yml").read_text(), flags=re.MULTILINE)
     inference = next(one for one in services if one.startswith("inference:"))
     assert "ports" not in inference
+
+
+def test_there_is_one_web_ui_since_nothing_of_ours_keeps_people_at_theirs() -> None:
+    compose, swarm = text_of_files(), (ROOT / "deploy" / "swarm.yml").read_text()
+    for text in (compose, swarm):
+        parts = re.split(r"^  (?=[a-z-]+:(?: |$))", text, flags=re.MULTILINE)
+        of_webui = [part for part in parts if part.startswith("webui:") and "WEBUI_GATEWAY_URL" in part]
+        assert of_webui
+        assert not any("replicas" in part for part in of_webui)
 
 
 def test_no_command_alone_knows_where_the_history_is() -> None:

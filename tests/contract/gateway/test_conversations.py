@@ -144,6 +144,45 @@ def test_a_fork_has_its_own_copies(client: httpx2.Client, fake: FakeInference) -
     assert client.post(f"/v1/conversations/{conversation}/fork", json={"after": "msg_x"}).status_code == 404
 
 
+def test_in_a_fork_what_is_known_of_its_answers_is_its_own(client: httpx2.Client) -> None:
+    conversation = created(client)["id"]
+    for asked in ("one", "two"):
+        client.post("/v1/responses", json={"input": asked, "conversation": conversation})
+    known = {"include[]": "response"}
+    items = items_of(client, conversation, **known)
+    client.post(f"/v1/responses/{items[1]['response_id']}/feedback", json={"rating": "up"})
+    fork = client.post(f"/v1/conversations/{conversation}/fork", json={"after": items[2]["id"]}).json()["id"]
+    question, answer, lone = items_of(client, fork, **known)
+    assert lone["response_id"] is None, "its answer was not copied"
+    assert question["response_id"] == answer["response_id"] not in (None, items[1]["response_id"])
+    copied, original = answer["response"], items[1]["response"]
+    assert [copied[name] for name in ("status", "usage", "timing")] == [
+        original[name] for name in ("status", "usage", "timing")
+    ]
+    assert copied["feedback"]["rating"] == "up"
+    assert client.post(f"/v1/responses/{copied['id']}/feedback", json={"rating": "down"}).is_success
+    assert items_of(client, conversation, **known)[1]["response"]["feedback"]["rating"] == "up"
+    assert client.delete(f"/v1/conversations/{conversation}").is_success
+    stored = client.get(f"/v1/responses/{copied['id']}").json()
+    assert (stored["conversation"], stored["feedback"]["rating"]) == ({"id": fork}, "down")
+    assert [text(item) for item in stored["output"]] == [ANSWER]
+    assert client.delete(f"/v1/conversations/{fork}").is_success
+    assert client.get(f"/v1/responses/{copied['id']}").status_code == 404
+
+
+def test_a_cut_answer_goes_on_in_a_fork_too(client: httpx2.Client, fake: FakeInference) -> None:
+    conversation = created(client)["id"]
+    fake.scenario = Scenario(words=["One", " two", " three"])
+    client.post("/v1/responses", json={"input": "Count", "conversation": conversation, "max_output_tokens": 2})
+    last = items_of(client, conversation)[-1]
+    fork = client.post(f"/v1/conversations/{conversation}/fork", json={"after": last["id"]}).json()["id"]
+    copy = items_of(client, fork)[-1]
+    fake.scenario = Scenario(words=[" three"])
+    assert client.post(f"/v1/responses/{copy['response_id']}/continue", json={}).is_success
+    assert text(items_of(client, fork)[-1]) == "One two three"
+    assert text(items_of(client, conversation)[-1]) == "One two"
+
+
 def test_a_fork_of_an_open_answer_is_not_open(client: httpx2.Client, fake: FakeInference) -> None:
     conversation = created(client)["id"]
     fake.scenario = Scenario("stalls")

@@ -496,12 +496,42 @@ def test_a_rating_is_stored_and_shown_again(gateway: FakeGateway) -> None:
     chat_with(gateway, use)
 
 
+def test_in_a_changed_copy_earlier_answers_keep_their_rating_and_can_be_rated(gateway: FakeGateway) -> None:
+    async def use(chat: Chat) -> None:
+        view = await say(chat, "", "One")
+        await chat.rate(ANN, view.conversation_id, SHOWN_MESSAGES, lambda m: m[1], "up")
+        await say(chat, view.conversation_id, "Two")
+        copy = await change(chat, view.conversation_id, 2, "Three")
+        assert [(m.text, m.rating) for m in copy.messages[1:3]] == [("Hello, this is an answer.", "up"), ("Three", "")]
+        assert copy.messages[1].counts is not None
+        rated = await chat.rate(ANN, copy.conversation_id, SHOWN_MESSAGES, lambda m: m[1], "down")
+        assert (rated.error, rated.notice) == (None, Notice("rated"))
+        assert (await chat.open(ANN, copy.conversation_id)).messages[1].rating == "down"
+        assert (await chat.open(ANN, view.conversation_id)).messages[1].rating == "up"
+
+    chat_with(gateway, use)
+
+
 def test_what_an_answer_took_is_known_at_once_and_later(gateway: FakeGateway) -> None:
     async def use(chat: Chat) -> None:
         view = await say(chat, "", "Hi")
         assert view.messages[-1].counts is not None
         assert view.messages[-1].counts.total_tokens == 41 + 5
         assert (await chat.open(ANN, view.conversation_id)).messages[-1].counts == view.messages[-1].counts
+
+    chat_with(gateway, use)
+
+
+def test_of_a_stopped_answer_the_seconds_are_known_and_no_tokens_are_made_up(gateway: FakeGateway) -> None:
+    gateway.state.scenario = Scenario(words=["word "] * 1000, delay_s=0.01)
+
+    async def use(chat: Chat) -> None:
+        view = await stopped(chat, await chat.send(ANN, "", "Hi", Options()))
+        counts = view.messages[-1].counts
+        assert counts is not None
+        assert (counts.total_tokens, counts.first_token_s) == (None, 0.12)
+        assert counts.answer_s is not None
+        assert (await chat.open(ANN, view.conversation_id)).messages[-1].counts == counts
 
     chat_with(gateway, use)
 

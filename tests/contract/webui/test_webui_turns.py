@@ -61,6 +61,9 @@ def test_a_stop_frees_the_engine_and_the_answer_goes_on(tmp_path: Path) -> None:
         view = await ended(chat, await chat.send(ANN, "", "Count", Options()), stops=True)
         await left(fake)
         assert (view.messages[-1].mark, view.messages[-1].can_go_on) == ("mark_stopped", True)
+        counts = view.messages[-1].counts
+        assert counts is not None
+        assert (counts.total_tokens, counts.answer_s is not None) == (None, True), "the engine had not counted yet"
         kept = view.messages[-1].text
         fake.scenario = Scenario(words=[" and", " more"])
         view = await ended(chat, await chat.go_on(ANN, view.conversation_id, Options()))

@@ -95,6 +95,34 @@ def test_a_space_without_a_volume_says_what_is_lost(environ: dict[str, str], roo
     assert "conversations" not in " ".join(profile_of(with_database, root, system).notes)
 
 
+def test_a_duplicated_space_is_told_which_secrets_it_lacks(environ: dict[str, str], root: Path, system: Path) -> None:
+    def told(**secrets: str) -> tuple[str, str | None]:
+        profile = profile_of({**environ, **SPACE, **secrets}, root, system)
+        notes = [note for note in profile.notes if "Secrets of this Space" in note]
+        return " ".join(notes), profile.settings.get("WEBUI_KEEPS_CHATS")
+
+    everything = {
+        "DATABASE_URL": "postgresql://u:hidden@h/d", "WEBUI_SECRET": "hidden" * 6, "GATEWAY_ADMIN_KEY": "hidden" * 6
+    }  # fmt: skip
+    note, keeps = told()
+    assert all(name in note for name in everything)
+    assert keeps == "no"
+    note, keeps = told(DATABASE_URL=everything["DATABASE_URL"])
+    assert ("DATABASE_URL" in note, "WEBUI_SECRET" in note, keeps) == (False, True, "no"), "nobody finds their chats"
+    note, keeps = told(DATABASE_URL=everything["DATABASE_URL"], WEBUI_SECRET=everything["WEBUI_SECRET"])
+    assert ("GATEWAY_ADMIN_KEY" in note, "hidden" in note, keeps) == (True, False, None)
+    assert told(**everything) == ("", None)
+
+
+def test_only_a_space_is_told_of_secrets_and_any_place_that_forgets_says_so_on_the_page(
+    environ: dict[str, str], root: Path, system: Path
+) -> None:
+    (system / "home/xlab-app-center").mkdir(parents=True)
+    profile = profile_of(environ, root, system)
+    assert profile.settings["WEBUI_KEEPS_CHATS"] == "no"
+    assert not any("Secrets" in note for note in profile.notes)
+
+
 def test_a_space_with_a_volume_keeps_everything_there(environ: dict[str, str], root: Path, system: Path) -> None:
     (system / "data").mkdir()
     profile = profile_of({**environ, **SPACE}, root, system, is_mounted=True)

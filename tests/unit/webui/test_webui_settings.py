@@ -39,6 +39,9 @@ def test_data_dir_moves_both_files_and_each_can_be_named(tmp_path: Path) -> None
         ("WEBUI_FRAME_ANCESTORS", "https://a; script-src *"),
         ("WEBUI_STREAM_IDLE_TIMEOUT_S", "soon"),
         ("WEBUI_STREAM_IDLE_TIMEOUT_S", "-1"),
+        ("WEBUI_SECRET", "short"),
+        ("WEBUI_SECRET", "long" * 8 + " short"),
+        ("WEBUI_KEEPS_CHATS", "perhaps"),
         ("WEBUI_TRUSTED_PROXY_HOPS", "-1"),
         ("WEBUI_TRUSTED_PROXY_HOPS", "one"),
         ("WEBUI_TRUSTED_PROXY_HOPS", "100"),
@@ -72,6 +75,17 @@ def test_a_short_secret_is_refused(tmp_path: Path) -> None:
     (tmp_path / "webui.secret").write_text("short")
     with pytest.raises(SettingsError, match="WEBUI_SECRET_FILE"):
         Settings.from_env({"DATA_DIR": str(tmp_path)}, tmp_path).load_secrets()
+
+
+def test_the_secret_may_come_from_the_environment_and_then_no_file_is_made(tmp_path: Path) -> None:
+    given = {"DATA_DIR": str(tmp_path), "WEBUI_SECRET": f"{'n' * 32} {'o' * 40}"}
+    settings = Settings.from_env(given, tmp_path)
+    assert settings.load_secrets() == [b"n" * 32, b"o" * 40]
+    assert list(tmp_path.iterdir()) == []
+    assert "nnn" not in repr(settings)
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_env({"WEBUI_SECRET": "hunter2"}, tmp_path)
+    assert "hunter2" not in str(refused.value)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
