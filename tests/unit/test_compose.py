@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +53,16 @@ def test_inference_publishes_nothing_and_everything_else_only_where_bind_says() 
     services = re.split(r"^  (?=[a-z]+:$)", (ROOT / "docker-compose.yml").read_text(), flags=re.MULTILINE)
     inference = next(one for one in services if one.startswith("inference:"))
     assert "ports" not in inference
+
+
+def test_the_engine_does_not_share_a_network_with_the_stores() -> None:
+    """deploy/swarm.yml is made of docker-compose.yml and docker-compose.scale.yml; a container test compares them."""
+    stack = yaml.safe_load((ROOT / "deploy" / "swarm.yml").read_text())
+    of = {name: set(one["networks"]) for name, one in stack["services"].items()}
+    assert (of["postgres"], of["redis"], of["inference"]) == ({"stores"}, {"stores"}, {"engine"})
+    assert {name for name, networks in of.items() if "stores" in networks} == {"postgres", "redis", "gateway"}
+    assert stack["networks"]["stores"]["internal"]
+    assert stack["networks"]["engine"]["internal"]
 
 
 def test_no_command_alone_knows_where_the_history_is() -> None:
