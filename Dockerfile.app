@@ -48,16 +48,19 @@ COPY --from=tools /wheels /
 FROM tools AS gateway-packages
 RUN --network=none install-group gateway
 COPY gateway /app/gateway
+COPY known_settings.py /app/
 RUN --network=none compile /app
 
 FROM tools AS webui-packages
 RUN --network=none install-group webui
 COPY webui /app/webui
+COPY known_settings.py /app/
 RUN --network=none compile /app
 
 FROM tools AS cpu-packages
 RUN --network=none install-group inference
 COPY inference /app/inference
+COPY known_settings.py /app/
 RUN --network=none compile /app
 
 FROM tools AS app-packages
@@ -66,7 +69,7 @@ COPY gateway /app/gateway
 COPY hosting /app/hosting
 COPY inference /app/inference
 COPY webui /app/webui
-COPY app.py /app/
+COPY app.py known_settings.py /app/
 RUN --network=none compile /app
 
 # --- what the images share: one user without rights, folders for volumes, nothing else to write

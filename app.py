@@ -49,6 +49,7 @@ def _environment(options: argparse.Namespace) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    hosting.outlast_readers()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while the imports run a Ctrl-C just ends it; main() takes over
     hosting.enter(_environment(_options()), ROOT)  # on an old Python, or without packages, another one goes on instead
 
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 
 import inference
 from inference import AnyEngine, InferenceError, LaunchPlan, Progress, Report, StatusFile
+from known_settings import unknown_settings
 
 _DRAIN_S = "3"  # one person at one machine waits for Ctrl-C
 
@@ -79,6 +81,8 @@ def main() -> int:
     """Runs until it is stopped; returns the exit code."""
     environ = _environment(_options())
     os.umask(0o077)  # conversations, keys and logs are this user's alone
+    for warning in unknown_settings(environ):
+        print(f"app.py: warning: {warning}", file=sys.stderr, flush=True)
     try:
         for number in inference.stop_signals():
             signal.signal(number, signal.default_int_handler)  # until the loop runs, both stop alike
@@ -194,8 +198,7 @@ async def _serve(
             await server.serve(sockets=[listener])
         finally:
             cancelled.set()
-            with contextlib.suppress(OSError):  # a terminal that has gone takes no words
-                print("stopping …", flush=True)
+            print("stopping …", flush=True)
             model.cancel()
             await asyncio.wait({model})
             line.close()
@@ -254,15 +257,15 @@ def _build(
         "GATEWAY_SLOTS": str(plan.slots),
         "WEBUI_GATEWAY_URL": hosting.url_of(listener),
     }
-    defaults = {"GATEWAY_DRAIN_TIMEOUT_S": _DRAIN_S}
+    text = inference.model_text(plan.model)
+    defaults = {"GATEWAY_DRAIN_TIMEOUT_S": _DRAIN_S, "GATEWAY_MODEL_TITLE": text.title}
     if plan.model.prompt == "internlm2":
         defaults["GATEWAY_TOOL_FORMAT"] = "internlm2"
-    whole = {**defaults, **environ, **ours, "PORT": str(port), "HOST": host}
-    text = inference.model_text(plan.model)
+    filled_in = {name: value for name, value in defaults.items() if not environ.get(name)}
+    whole = {**environ, **filled_in, **ours, "PORT": str(port), "HOST": host}
     try:
         gateway_settings = dataclasses.replace(
             gateway.settings.Settings.from_env(whole, ROOT),
-            model_title=text.title,
             model_note={"en": text.note_en, "zh": text.note_zh},
         )
         app = gateway.main.create_app(gateway_settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import logging
 import os
 import re
 import sys
@@ -17,7 +18,9 @@ from gateway.database import Database, DatabaseError
 from gateway.databases.copies import Contents
 from gateway.errors import GatewayError
 from gateway.settings import Places, Settings, SettingsError
+from known_settings import unknown_settings
 
+log = logging.getLogger("gateway")
 _CODE = Path(__file__).resolve().parent.parent
 # A wheel has no checkout around it, and what lies in site-packages goes with the next venv.
 ROOT = Path.cwd() if _CODE.name in ("site-packages", "dist-packages") else _CODE
@@ -120,8 +123,10 @@ def _serve(options: argparse.Namespace) -> int:
     from gateway.main import create_app  # the other commands do not wait for the web framework
     from gateway.server import Server, calm_collector
 
-    settings = Settings.from_env(os.environ, ROOT)
     telemetry.configure(options.log_level)
+    for warning in unknown_settings(os.environ):
+        log.warning(warning)
+    settings = Settings.from_env(os.environ, ROOT)
     app = create_app(settings)
     server = Server(app, host=settings.host, port=settings.port, drain_s=settings.timeouts.drain_s)
     calm_collector()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -83,13 +84,13 @@ class Places:
     @classmethod
     def from_env(cls, environ: Mapping[str, str], root: Path) -> Places:
         """The web UI keeps its secret beside its key unless it is told otherwise. Raises SettingsError."""
-        data_dir = root / (environ.get("DATA_DIR") or "data")
-        key_file = root / (environ.get("WEBUI_API_KEY_FILE") or data_dir / "webui.key")
+        data_dir = _path(environ, "DATA_DIR", root) or root / "data"
+        key_file = _path(environ, "WEBUI_API_KEY_FILE", root) or data_dir / "webui.key"
         return cls(
             data_dir=data_dir,
             database=_database_url(environ, root) or f"sqlite:///{data_dir / cls.DATABASE_NAME}",
             webui_key_file=key_file,
-            webui_secret_file=root / (environ.get("WEBUI_SECRET_FILE") or key_file.with_name("webui.secret")),
+            webui_secret_file=_path(environ, "WEBUI_SECRET_FILE", root) or key_file.with_name("webui.secret"),
         )
 
 
@@ -157,8 +158,9 @@ class Settings:
         Raises:
             SettingsError: a value that is missing or cannot be; the sentence names the variable.
         """
+        data_dir = _path(environ, "DATA_DIR", root) or root / "data"
         return cls(
-            data_dir=root / (environ.get("DATA_DIR") or "data"),
+            data_dir=data_dir,
             model=environ.get("MODEL") or "smollm2-135m-instruct",
             upstreams=_upstreams(environ),
             host=environ.get("HOST") or "127.0.0.1",
@@ -186,10 +188,9 @@ class Settings:
             retention_days=_number(environ, "GATEWAY_RETENTION_DAYS", 0, 0, 36_500),
             response_retention_days=_number(environ, "GATEWAY_RESPONSE_RETENTION_DAYS", 30, 0, 36_500),
             model_title=environ.get("GATEWAY_MODEL_TITLE") or None,
-            webui_key_file=root
-            / (environ.get("WEBUI_API_KEY_FILE") or f"{environ.get('DATA_DIR') or 'data'}/webui.key"),
+            webui_key_file=_path(environ, "WEBUI_API_KEY_FILE", root) or data_dir / "webui.key",
             metrics_token=_header_word(environ, "GATEWAY_METRICS_TOKEN"),
-            metrics_token_file=root / path if (path := environ.get("GATEWAY_METRICS_TOKEN_FILE")) else None,
+            metrics_token_file=_path(environ, "GATEWAY_METRICS_TOKEN_FILE", root),
             admin_key=_admin_key(environ),
             traces=_traces(environ),
             timeouts=Timeouts(
@@ -200,6 +201,12 @@ class Settings:
                 drain_s=_number(environ, "GATEWAY_DRAIN_TIMEOUT_S", 10.0, 0.0, 3600.0),
             ),
         )
+
+
+def _path(environ: Mapping[str, str], name: str, root: Path) -> Path | None:
+    """A relative one starts at `root`, `~` is the user's home."""
+    path = environ.get(name)
+    return root / os.path.expanduser(path) if path else None
 
 
 def _number(environ: Mapping[str, str], name: str, default: Number, low: Number, high: Number) -> Number:
@@ -236,7 +243,7 @@ def _database_url(environ: Mapping[str, str], root: Path) -> str | None:
         return None
     scheme, separator, rest = url.partition("://")
     if separator and scheme == "sqlite" and rest.startswith("/") and rest.strip("/"):
-        return f"sqlite:///{root / rest[1:]}"
+        return f"sqlite:///{root / os.path.expanduser(rest[1:])}"
     if separator and scheme in ("postgresql", "postgres", "postgresql+psycopg"):
         try:
             parts = urlsplit(f"postgresql://{rest}")
@@ -267,16 +274,17 @@ def _admin_key(environ: Mapping[str, str]) -> str | None:
 
 def _with_password(environ: Mapping[str, str], root: Path, url: str) -> str:
     """The URL with the password of DATABASE_PASSWORD_FILE, when it names a user and has no password of its own."""
-    path, parts = environ.get("DATABASE_PASSWORD_FILE"), urlsplit(url)
-    if not path or not parts.username or parts.password is not None or "password=" in parts.query:
+    path, parts = _path(environ, "DATABASE_PASSWORD_FILE", root), urlsplit(url)
+    if path is None or not parts.username or parts.password is not None or "password=" in parts.query:
         return url
+    named = f"DATABASE_PASSWORD_FILE={environ['DATABASE_PASSWORD_FILE']}"
     try:
-        password = (root / path).read_text().rstrip("\r\n")
+        password = path.read_text().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise SettingsError(f"DATABASE_PASSWORD_FILE={path} cannot be read: {why}.") from None
+        raise SettingsError(f"{named} cannot be read: {why}.") from None
     if not password:
-        raise SettingsError(f"DATABASE_PASSWORD_FILE={path} is empty; write the database user's password into it.")
+        raise SettingsError(f"{named} is empty; write the database user's password into it.")
     at = len("postgresql://") + parts.netloc.rindex("@")
     return f"{url[:at]}:{quote(password, safe='')}{url[at:]}"
 

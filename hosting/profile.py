@@ -148,10 +148,11 @@ def _homes(environ: Mapping[str, str], data_dir: str, root: Path) -> tuple[dict[
     home = home_of(environ)
     if home and can_hold(home / ".cache"):
         return {}, []
-    cache = root / data_dir / "cache"
+    data = root / os.path.expanduser(data_dir)
+    cache = data / "cache"
     process = {} if environ.get("XDG_CACHE_HOME") else {"XDG_CACHE_HOME": str(cache)}
     if home is None:
-        process["HOME"] = str(root / data_dir)
+        process["HOME"] = str(data)
         return process, [f"This user has no home folder; HOME is {process['HOME']}."]
     if not process or cache_of(environ) == cache:
         return {}, []

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from inference.plan import ENGINES
 from inference.settings import read_sources
 from inference.sizes import megabytes
 from inference.tables import list_table, load_text, machine_text, plan_table, plan_text
+from known_settings import unknown_settings
 
 GGUF_TYPES = ("F16", "BF16", "Q8_0")
 _CODE = Path(__file__).resolve().parent.parent
@@ -59,13 +61,17 @@ with 0 when there are notes only."""
 def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text, or none of this terminal's
-    with printed_as(os.environ):
-        return _main(argv)
+    words = sys.argv[1:] if argv is None else argv
+    is_for_people = words[:1] in (["doctor"], ["smoke"])  # typed at a terminal, also in a container whose log is JSON
+    with nullcontext() if is_for_people else printed_as(os.environ):
+        return _main(words)
 
 
-def _main(argv: list[str] | None) -> int:
+def _main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     try:
+        for warning in unknown_settings(os.environ):
+            print(f"warning: {warning}", file=sys.stderr)
         settings = Settings.from_env(os.environ, ROOT)
         if getattr(arguments, "model", None):
             settings = replace(settings, model=arguments.model)

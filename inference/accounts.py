@@ -83,7 +83,7 @@ class Hubs:
                     "INFERENCE_GIT_TOKEN", environ.get("INFERENCE_GIT_TOKEN"), environ.get("INFERENCE_GIT_TOKEN_FILE")
                 ),
             ),
-            is_offline=_is_true(environ.get("HF_HUB_OFFLINE")),
+            is_offline=_is_true("HF_HUB_OFFLINE", environ.get("HF_HUB_OFFLINE")),
         )
 
     def secrets(self) -> tuple[Secret, ...]:
@@ -128,5 +128,9 @@ def _token(name: str, value: str | None, file: str | None) -> Secret | None:
     return Secret(text)
 
 
-def _is_true(value: str | None) -> bool:
-    return (value or "").strip().lower() in ("1", "true", "yes", "on")
+def _is_true(name: str, value: str | None) -> bool:
+    """Hugging Face's package has the same words for true, and takes all others for false. Raises SettingsError."""
+    word = (value or "").strip().lower()
+    if word not in ("", "0", "1", "no", "yes", "off", "on", "false", "true"):
+        raise SettingsError(f"{name} must be true or false, but is {word[:40]!r}.")
+    return word in ("1", "true", "yes", "on")

@@ -1,5 +1,7 @@
 """What the commands print as JSON, one object a line, for containers: `INFERENCE_LOG=json`.
 
+`doctor` and `smoke` are asked by people, and print text in any case.
+
 The fields are those of the gateway's and the web UI's lines: time, level, logger, message, exception.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 import time
 import traceback
@@ -15,7 +18,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 FORMS = ("text", "json")
-_ERROR = "error: "
+_LEVEL = re.compile(r"(error|warning): ")
 
 
 class JsonLines(io.TextIOBase):
@@ -47,7 +50,8 @@ class JsonLines(io.TextIOBase):
 
     def _say(self, line: str) -> None:
         if line.strip():
-            self.say("error" if line.startswith(_ERROR) else "info", line.removeprefix(_ERROR).rstrip())
+            level = _LEVEL.match(line)
+            self.say(level[1] if level else "info", line[level.end() if level else 0 :].rstrip())
 
 
 @contextmanager

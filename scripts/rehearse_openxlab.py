@@ -32,7 +32,15 @@ from tests.internlm2_models import Form, tokenizer_pieces, write_model
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL, CODE = "camper/my-finetune", "camper/my-chat"
-PUSHED = ("app.py", "requirements.txt", "requirements.lock", "packages.txt", "README.md", "pyproject.toml")
+PUSHED = (
+    "app.py",
+    "known_settings.py",
+    "requirements.txt",
+    "requirements.lock",
+    "packages.txt",
+    "README.md",
+    "pyproject.toml",
+)
 PACKAGES = ("gateway", "hosting", "inference", "webui")
 FORM = Form(heads=4, kv_heads=2, head_dim=32, kind="bin", shards=2, context=4096)
 CATALOGUE = """\

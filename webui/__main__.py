@@ -11,6 +11,7 @@ from pathlib import Path
 
 import uvicorn
 
+from known_settings import unknown_settings
 from webui import call_log, users_command
 from webui.errors import SettingsError
 from webui.main import create_app
@@ -47,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser(os.environ).parse_args(words)
     try:
         call_log.configure()
+        for warning in unknown_settings(os.environ):
+            log.warning(warning)
         app = create_app(Settings.from_env(os.environ, ROOT))
     except SettingsError as error:
         print(f"webui: {error}", file=sys.stderr)

@@ -61,18 +61,18 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str], root: Path) -> Settings:
         """Settings from `environ`; relative paths are taken from `root`, empty values count as missing."""
         given = {name: value.strip() for name, value in environ.items() if value.strip()}
-        data_dir = root / given.get("DATA_DIR", "data")
+        data_dir = _path(given, "DATA_DIR", root) or root / "data"
         return cls(
             gateway_url=_url("WEBUI_GATEWAY_URL", given.get("WEBUI_GATEWAY_URL", DEFAULT_GATEWAY_URL)),
             api_key=given.get("WEBUI_API_KEY", ""),
-            api_key_file=root / given.get("WEBUI_API_KEY_FILE", str(data_dir / "webui.key")),
+            api_key_file=_path(given, "WEBUI_API_KEY_FILE", root) or data_dir / "webui.key",
             secret=_secret("WEBUI_SECRET", given.get("WEBUI_SECRET", "")),
-            secret_file=root / given.get("WEBUI_SECRET_FILE", str(data_dir / "webui.secret")),
+            secret_file=_path(given, "WEBUI_SECRET_FILE", root) or data_dir / "webui.secret",
             title=given.get("WEBUI_TITLE", DEFAULT_TITLE),
             frame_ancestors=_ancestors("WEBUI_FRAME_ANCESTORS", given.get("WEBUI_FRAME_ANCESTORS", "")),
             trusted_proxy_hops=_hops("WEBUI_TRUSTED_PROXY_HOPS", given.get("WEBUI_TRUSTED_PROXY_HOPS", "0")),
             root_path=_root_path("WEBUI_ROOT_PATH", given.get("WEBUI_ROOT_PATH", "")),
-            users_file=root / given.get("WEBUI_USERS_FILE", str(data_dir / "webui.users")),
+            users_file=_path(given, "WEBUI_USERS_FILE", root) or data_dir / "webui.users",
             oidc=_oidc(given, root),
             anonymous=_one_of("WEBUI_ANONYMOUS", given.get("WEBUI_ANONYMOUS", ""), ("", "yes", "no")),
             own_keys=_one_of("WEBUI_OWN_KEYS", given.get("WEBUI_OWN_KEYS", "no"), OWN_KEYS),
@@ -156,6 +156,12 @@ def _secret(name: str, value: str) -> bytes:
     return value.encode()
 
 
+def _path(given: Mapping[str, str], name: str, root: Path) -> Path | None:
+    """A relative one starts at `root`, `~` is the user's home."""
+    path = given.get(name)
+    return root / os.path.expanduser(path) if path else None
+
+
 def _url(name: str, value: str) -> str:
     parts = urllib.parse.urlsplit(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -166,7 +172,7 @@ def _url(name: str, value: str) -> str:
 def _ancestors(name: str, value: str) -> tuple[str, ...]:
     sources = tuple(value.replace(",", " ").split())
     if any(";" in source for source in sources):
-        raise SettingsError(f"{name} must be addresses separated by spaces, without a semicolon: {value!r}")
+        raise SettingsError(f"{name} must be addresses with commas or spaces between, without a semicolon: {value!r}")
     return sources
 
 
@@ -213,9 +219,9 @@ def _oidc(given: Mapping[str, str], root: Path) -> Oidc:
 
 
 def _client_secret(given: Mapping[str, str], root: Path) -> str:
-    if "WEBUI_OIDC_CLIENT_SECRET_FILE" not in given:
+    path = _path(given, "WEBUI_OIDC_CLIENT_SECRET_FILE", root)
+    if path is None:
         return given.get("WEBUI_OIDC_CLIENT_SECRET", "")
-    path = root / given["WEBUI_OIDC_CLIENT_SECRET_FILE"]
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -234,6 +240,6 @@ def _seconds(name: str, given: Mapping[str, str], default: float) -> float:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise SettingsError(f"{name} must be a number of seconds above 0, not {text!r}")
+    if not 0 < seconds <= _DAY_S:
+        raise SettingsError(f"{name} must be a number of seconds above 0 and up to {_DAY_S}, not {text!r}")
     return seconds

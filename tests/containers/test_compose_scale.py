@@ -94,6 +94,20 @@ def test_three_gateways_answer_at_one_address(stack: ComposeStack, key: str) -> 
         assert stack.inspect(stack.container("gateway", number))["State"]["Health"]["Status"] == "healthy"
 
 
+def test_the_engine_cannot_find_the_stores_and_the_gateways_can(stack: ComposeStack) -> None:
+    ask = """
+import socket
+for name in ("redis", "postgres"):
+    try:
+        print(name, bool(socket.getaddrinfo(name, 80)))
+    except socket.gaierror:
+        print(name, False)
+"""
+    assert stack.compose("exec", "-T", "gateway", "python", "-c", ask).split() == ["redis", "True", "postgres", "True"]
+    from_engine = stack.compose("exec", "-T", "inference", "python", "-c", ask).split()
+    assert from_engine == ["redis", "False", "postgres", "False"]
+
+
 def test_events_pass_the_proxy_one_by_one(stack: ComposeStack, key: str) -> None:
     body = {"model": MODEL, "input": "Tell a story.", "stream": True, "max_output_tokens": 60}
     with stack.open("/v1/responses", key, body) as answer:

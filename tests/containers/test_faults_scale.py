@@ -58,7 +58,7 @@ def faults(stack: ComposeStack) -> Iterator[Faults]:
 
 
 def away(how: str, service: str, faults: Faults) -> AbstractContextManager[None]:
-    return faults.stopped(service) if how == "stopped" else faults.cut(service, "engine")
+    return faults.stopped(service) if how == "stopped" else faults.cut(service, "stores")
 
 
 def wait_until_stored(stack: ComposeStack, key: str, what: str, deadline_s: float) -> None:
@@ -102,7 +102,7 @@ def test_without_the_database_chats_go_on_and_the_history_says_so(
 def test_the_database_cut_off_in_mid_answer_costs_no_text(stack: ComposeStack, key: str, faults: Faults) -> None:
     """The text comes on; its end waits for the database, and is written when that is back."""
     answer = begin_answer(stack, key, max_output_tokens=200)
-    with faults.cut("postgres", "engine"):
+    with faults.cut("postgres", "stores"):
         rest = answer.rest()
         assert rest.count(b"response.output_text.delta") > 20, "the words come on"
         log.info("PostgreSQL cut off in mid-answer: it ends with %s", rest.strip().split(b"\n\n")[-1][:300])

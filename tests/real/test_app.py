@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -239,6 +242,58 @@ def test_a_stop_while_starting_is_quick_and_quiet(
         assert running.process.wait(30) == 0
         assert "Traceback" not in running.log.read_text()
         assert not (running.data_dir / "status.json").exists()
+
+
+def test_what_a_person_sets_goes_before_the_catalogue_and_a_misspelt_name_is_told_once(
+    tmp_path: Path, models_dir: Path
+) -> None:
+    environ = {"GATEWAY_MODEL_TITLE": "Our own", "GATEWAY_SLOT": "3"}
+    with run_app(tmp_path / "data", models_dir, environ) as running:
+        wait_for(lambda: (running.data_dir / "admin.key").exists(), 60, "the gateway has started")
+        request = urllib.request.Request(f"{running.url}/v1/status", headers={"Authorization": f"Bearer {running.key}"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert json.load(answer)["title"] == "Our own"
+        assert running.log.read_text().count("GATEWAY_SLOT is set") == 1
+        assert "Is GATEWAY_SLOTS meant?" in running.log.read_text()
+
+
+@pytest.mark.parametrize("errors", ["apart", "too"])
+def test_it_serves_and_stops_in_order_when_nobody_reads_its_output_any_more(
+    errors: str, tmp_path: Path, models_dir: Path
+) -> None:
+    """`python app.py | head -1`, and the same with 2>&1."""
+    data, log = tmp_path / "data", tmp_path / "errors"
+    own = {"DATA_DIR": str(data), "MODELS_DIR": str(models_dir), "HOST": "127.0.0.1", "PORT": "0"}
+    with log.open("wb") as apart:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "app.py")],
+            env={**os.environ, **own},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if errors == "too" else apart,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            first = process.stdout.readline()
+            process.stdout.close()
+            found = re.search(r"http://[^\s,)]+", first)
+            assert found, first
+            wait_for(lambda: is_ready(found[0]), 240, "a completion can be served")
+            process.terminate()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            process.wait()
+    assert not re.search(r"Traceback|Broken pipe|ignored", log.read_text())
+    assert not (data / "status.json").exists()
+
+
+def is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 def test_a_second_start_on_the_same_data_is_told_and_harms_nothing(stack: Stack) -> None:

@@ -13,7 +13,11 @@ import pytest
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("gateway", "hosting", "inference", "webui")
-FILES = [*sorted(str(f.relative_to(ROOT)) for p in PACKAGES for f in (ROOT / p).rglob("*.py")), "app.py"]
+FILES = [
+    *sorted(str(f.relative_to(ROOT)) for p in PACKAGES for f in (ROOT / p).rglob("*.py")),
+    "app.py",
+    "known_settings.py",
+]
 PURE = tuple(f"gateway/{name}.py" for name in ("errors", "sse", "prompt", "limits", "gcra", "markers"))
 WEBUI_FORMS = tuple(
     f"webui/{name}.py"
@@ -30,6 +34,18 @@ RULES: list[tuple[str, tuple[str, ...], set[str], tuple[str, ...]]] = [
         ("hosting/",),
         {"gateway", "webui", "inference", "app", "huggingface_hub", "gradio", "requests"},
         (),
+    ),
+    (
+        "known_settings.py holds names: it knows no program, and reads nothing",
+        ("known_settings.py",),
+        {"gateway", "webui", "inference", "hosting", "app", "os"},
+        (),
+    ),
+    (
+        "only command lines and app.py tell misspelt settings, so that each start does it once",
+        ("",),
+        {"known_settings"},
+        ("app.py", *(f"{package}/__main__.py" for package in PACKAGES)),
     ),
     ("inference knows nothing of who uses it", ("inference/",), {"gateway", "webui", "app"}, ()),
     ("only gateway/wire.py parses HTTP of inference servers", ("",), {"httptools"}, ("gateway/wire.py",)),

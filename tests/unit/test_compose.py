@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,6 +62,16 @@ def test_there_is_one_web_ui_since_nothing_of_ours_keeps_people_at_theirs() -> N
         of_webui = [part for part in parts if part.startswith("webui:") and "WEBUI_GATEWAY_URL" in part]
         assert of_webui
         assert not any("replicas" in part for part in of_webui)
+
+
+def test_the_engine_does_not_share_a_network_with_the_stores() -> None:
+    """deploy/swarm.yml is made of docker-compose.yml and docker-compose.scale.yml; a container test compares them."""
+    stack = yaml.safe_load((ROOT / "deploy" / "swarm.yml").read_text())
+    of = {name: set(one["networks"]) for name, one in stack["services"].items()}
+    assert (of["postgres"], of["redis"], of["inference"]) == ({"stores"}, {"stores"}, {"engine"})
+    assert {name for name, networks in of.items() if "stores" in networks} == {"postgres", "redis", "gateway"}
+    assert stack["networks"]["stores"]["internal"]
+    assert stack["networks"]["engine"]["internal"]
 
 
 def test_no_command_alone_knows_where_the_history_is() -> None:

@@ -32,7 +32,7 @@ UPSTREAM = {"GATEWAY_UPSTREAMS": "llamacpp=http://127.0.0.1:8080"}
 SECRET = {"en": "**secret**", "zh": "**机密**"}
 RANGE = re.compile(r"(above |大于 )?(\d[\d.]*)(?:–(\d[\d.]*))?")
 # What other modules look at: the planner, the hosting, or a library.
-CHOSEN_LATER = {"INFERENCE_ENGINE", "INFERENCE_QUANTIZE", "APP_PLATFORM", "SPACES_ZERO_GPU", "HF_HUB_OFFLINE"}
+CHOSEN_LATER = {"INFERENCE_ENGINE", "INFERENCE_QUANTIZE", "APP_PLATFORM", "SPACES_ZERO_GPU"}
 
 
 @dataclass(frozen=True)

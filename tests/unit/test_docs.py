@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 
 import gateway.settings
 import inference
+import known_settings
 import webui.settings
 from gateway import errors, response_schemas, schemas
 from gateway.routes import completions, conversations, history, keys, native, ops, responses
@@ -133,6 +134,7 @@ def test_every_variable_that_is_read_stands_in_env_example_and_no_other() -> Non
     named = re.findall(r"^#([A-Z][A-Z0-9_]*)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
     assert len(named) == len(set(named)), "a variable stands twice in .env.example"
     assert variables_read() == set(named)
+    assert known_settings.NAMES == set(named), "known_settings.py tells misspelt names by its list"
 
 
 def test_every_variable_in_env_example_has_a_line_of_meaning_above_it() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -64,6 +67,16 @@ WRONG = {
 }
 
 
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[None]:
+    """`serve` takes over all logs of its process, which here is the tests'."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
 def names_in_settings() -> set[str]:
     """Whatever looks like a variable in the functions of gateway/settings.py that get the environment."""
     tree = ast.parse((ROOT / "gateway" / "settings.py").read_text())
@@ -94,6 +107,21 @@ def test_a_wrong_value(
     assert name in error
     assert "secret-value" not in error
     assert not (tmp_path / "data").exists(), "nothing was begun"
+
+
+def test_a_misspelt_name_is_one_line_of_the_log_before_the_start_ends_or_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("GATEWAY_UPSTREAMS", raising=False)
+    monkeypatch.setenv("GATEWAY_UPSTREAM", "llamacpp=http://secret-value@127.0.0.1:9")
+    assert main(["serve"]) == 2
+    warning, error = capsys.readouterr().err.splitlines()
+    told = json.loads(warning)
+    assert (told["level"], told["logger"]) == ("warning", "gateway")
+    assert "GATEWAY_UPSTREAM is set" in told["message"]
+    assert "GATEWAY_UPSTREAMS meant?" in told["message"]
+    assert "secret-value" not in warning
+    assert error.startswith("gateway: GATEWAY_UPSTREAMS is not set")
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,15 @@ def test_empty_values_mean_the_defaults() -> None:
     assert Settings.from_env(GOOD | dict.fromkeys(names, ""), ROOT) == Settings.from_env(GOOD, ROOT)
 
 
+def test_a_path_may_start_at_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    environ = GOOD | {"DATA_DIR": "~/data", "GATEWAY_METRICS_TOKEN_FILE": "~/token"}
+    settings, places = Settings.from_env(environ, ROOT), Places.from_env(environ, ROOT)
+    assert (settings.data_dir, settings.metrics_token_file) == (tmp_path / "data", tmp_path / "token")
+    assert settings.webui_key_file == places.webui_key_file == tmp_path / "data" / "webui.key"
+    assert (places.data_dir, settings.database) == (tmp_path / "data", places.database)
+
+
 def test_everything_set() -> None:
     environ = {
         "GATEWAY_UPSTREAMS": " llamacpp=unix:/run/x.sock ",

@@ -150,6 +150,12 @@ def test_openxlab_keeps_what_it_can_in_the_folder_that_may_last(
     assert any("may be gone" in note for note in profile.notes)
 
 
+def test_caches_go_to_the_data_folder_that_a_tilde_names(environ: dict[str, str], root: Path, system: Path) -> None:
+    block(Path(environ["HOME"]) / ".cache")
+    found = make_profile({**environ, "DATA_DIR": "~/data"}, root, system).process["XDG_CACHE_HOME"]
+    assert found == os.path.expanduser("~/data/cache")
+
+
 def test_a_read_only_checkout_takes_the_home(environ: dict[str, str], root: Path, system: Path) -> None:
     block(root / "data")
     block(root / "models")

@@ -26,6 +26,7 @@ def test_a_token_comes_from_its_variable_or_from_a_file(tmp_path):
     [
         ({"HF_TOKEN_FILE": "/none"}, "HF_TOKEN_FILE names /none"),
         ({"OPENXLAB_TOKEN": "two words"}, "OPENXLAB_TOKEN holds a space"),
+        ({"HF_HUB_OFFLINE": "nonsense"}, "HF_HUB_OFFLINE must be true or false"),
         ({"HF_ENDPOINT": "hf-mirror.com"}, "HF_ENDPOINT must be an address"),
         ({"HF_ENDPOINT": "https://me:secret@hf-mirror.com"}, "must not hold a name or a token"),
     ],
@@ -36,6 +37,11 @@ def test_what_cannot_be_used_names_the_variable(environ, part):
     assert part in caught.value.message
     assert "secret" not in caught.value.message
     assert "two words" not in caught.value.message
+
+
+def test_hugging_face_is_left_out_by_the_words_of_its_own_package():
+    assert all(Hubs.from_env({"HF_HUB_OFFLINE": word}).is_offline for word in ("1", "true", "YES", "On"))
+    assert not any(Hubs.from_env({"HF_HUB_OFFLINE": word}).is_offline for word in ("", "0", "false", "no", "off"))
 
 
 def test_an_empty_token_file_is_named(tmp_path):

@@ -61,6 +61,31 @@ def test_a_line_without_an_end_is_told_and_then_text_is_text_again(capsys):
     assert told[1] == "plain"
 
 
+def test_what_people_ask_in_a_container_is_answered_as_text(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("INFERENCE_LOG", "json")
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path))
+    main(["doctor"])
+    assert not capsys.readouterr().out.startswith("{")
+    assert main(["smoke", "http://127.0.0.1:9"]) != 0
+    assert not capsys.readouterr().out.startswith("{")
+    main(["doctor", "--json"])
+    assert json.loads(capsys.readouterr().out)
+
+
+def test_a_misspelt_setting_is_a_warning_with_the_nearest_name_and_never_its_value(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path))
+    monkeypatch.setenv("INFERENCE_SLOT", "canary")
+    assert main(["list"]) == 0
+    assert capsys.readouterr().err.startswith("warning: INFERENCE_SLOT is set, but there is no such setting")
+    monkeypatch.setenv("INFERENCE_LOG", "json")
+    assert main(["list"]) == 0
+    (entry,) = entries(capsys.readouterr().err)
+    assert entry["level"] == "warning"
+    assert "INFERENCE_SLOTS" in entry["message"]
+    assert "canary" not in entry["message"]
+
+
 def test_a_form_that_there_is_not_is_named(capsys, monkeypatch):
     monkeypatch.setenv("INFERENCE_LOG", "xml")
     assert main(["list"]) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from webui.__main__ import parser
 
 pytestmark = pytest.mark.unit
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,16 @@ def test_a_wrong_setting_stops_the_start_with_one_sentence(tmp_path: Path) -> No
     assert ended.returncode == 2
     assert ended.stderr.startswith("webui: WEBUI_GATEWAY_URL must be")
     assert ended.stderr.count("\n") == 1
+
+
+def test_a_misspelt_name_is_one_line_of_the_log_whether_the_start_goes_on_or_not() -> None:
+    environ = {**os.environ, "WEBUI_TITEL": "canary", "WEBUI_LOGIN_DAYS": "0"}
+    command = [sys.executable, "-m", "webui"]
+    ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    warning, error = ended.stderr.splitlines()
+    told = json.loads(warning)
+    assert (ended.returncode, told["level"], told["logger"]) == (2, "warning", "webui")
+    assert told["message"].startswith("WEBUI_TITEL is set")
+    assert "Is WEBUI_TITLE meant?" in told["message"]
+    assert "canary" not in warning
+    assert error.startswith("webui: WEBUI_LOGIN_DAYS")

@@ -31,6 +31,24 @@ def test_data_dir_moves_both_files_and_each_can_be_named(tmp_path: Path) -> None
     assert settings.api_key_file == Path("/run/key")
 
 
+def test_a_path_may_start_at_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    settings = Settings.from_env({"DATA_DIR": "~/data", "WEBUI_USERS_FILE": "~/people"}, tmp_path)
+    assert settings.api_key_file == tmp_path / "home" / "data" / "webui.key"
+    assert settings.secret_file == tmp_path / "home" / "data" / "webui.secret"
+    assert settings.users_file == tmp_path / "home" / "people"
+
+
+def test_sites_that_may_frame_stand_between_commas_or_spaces(tmp_path: Path) -> None:
+    for value in ("https://a https://b", "https://a,https://b", "https://a, https://b"):
+        assert Settings.from_env({"WEBUI_FRAME_ANCESTORS": value}, tmp_path).frame_ancestors == (
+            "https://a",
+            "https://b",
+        )
+    with pytest.raises(SettingsError, match="commas or spaces"):
+        Settings.from_env({"WEBUI_FRAME_ANCESTORS": "https://a; https://b"}, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -42,6 +60,9 @@ def test_data_dir_moves_both_files_and_each_can_be_named(tmp_path: Path) -> None
         ("WEBUI_SECRET", "short"),
         ("WEBUI_SECRET", "long" * 8 + " short"),
         ("WEBUI_KEEPS_CHATS", "perhaps"),
+        ("WEBUI_STREAM_IDLE_TIMEOUT_S", "86401"),
+        ("WEBUI_GONE_TIMEOUT_S", "1e9"),
+        ("WEBUI_GONE_TIMEOUT_S", "inf"),
         ("WEBUI_TRUSTED_PROXY_HOPS", "-1"),
         ("WEBUI_TRUSTED_PROXY_HOPS", "one"),
         ("WEBUI_TRUSTED_PROXY_HOPS", "100"),
