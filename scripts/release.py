@@ -81,12 +81,11 @@ def release(root: Path, dist: Path, *, with_images: bool, say: Callable[[str], N
 
 def committed_files(root: Path, folder: Path) -> Path:
     """The last commit, unpacked into `folder`."""
-    archive = subprocess.run(["git", "archive", "HEAD"], cwd=root, capture_output=True, check=False)
-    if archive.returncode:
-        cause = archive.stderr.decode(errors="replace").strip()
-        raise ReleaseError(f"git cannot read the last commit ({cause}). Release from a clone.")
+    archive = folder.with_suffix(".tar")
+    problem = "git cannot read the last commit; release from a clone"
+    _run(["git", "archive", "--output", str(archive), "HEAD"], root, {}, problem)
     folder.mkdir()  # and tar, not tarfile: Debian's Python 3.11.2 does not know its filters
-    subprocess.run(["tar", "-x"], cwd=folder, input=archive.stdout, check=True)
+    _run(["tar", "-xf", str(archive)], folder, {}, "the commit cannot be unpacked")
     return folder
 
 
