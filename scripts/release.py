@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("gateway", "inference", "webui")
+CONTENTS = ("gateway", "inference", "webui", "known_settings.py")
 IMAGES = ("gateway", "webui", "cpu", "app")
 TRIALS = (
     ("-m", "gateway", "--version"),
@@ -135,8 +135,8 @@ def check_contents(wheel: Path, code: Path) -> int:
     """Compares the wheel's files with the packages' committed ones, and which may be run; returns their number."""
     wanted = {
         path.relative_to(code).as_posix(): os.access(path, os.X_OK)
-        for package in PACKAGES
-        for path in (code / package).rglob("*")
+        for name in CONTENTS
+        for path in (code / name, *(code / name).rglob("*"))
         if path.is_file()
     }
     with zipfile.ZipFile(wheel) as archive:
