@@ -21,7 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-CONTENTS = ("gateway", "inference", "webui", "known_settings.py")
+PACKAGES = ("gateway", "inference", "webui")
+MODULES = ("known_settings.py",)
 IMAGES = ("gateway", "webui", "cpu", "app")
 TRIALS = (
     ("-m", "gateway", "--version"),
@@ -135,7 +136,7 @@ def check_contents(wheel: Path, code: Path) -> int:
     """Compares the wheel's files with the packages' committed ones, and which may be run; returns their number."""
     wanted = {
         path.relative_to(code).as_posix(): os.access(path, os.X_OK)
-        for name in CONTENTS
+        for name in (*PACKAGES, *MODULES)
         for path in (code / name, *(code / name).rglob("*"))
         if path.is_file()
     }

@@ -32,6 +32,8 @@ def checkout(tmp_path: Path) -> Path:
     for package in release.PACKAGES:
         (root / package).mkdir(parents=True)
         (root / package / "__init__.py").write_text('VERSION = "1.2.3"\n')
+    for module in release.MODULES:
+        (root / module).write_text("NAMES = frozenset()\n")
     (root / "inference" / "askpass.sh").write_text("#!/bin/sh\n")
     (root / "inference" / "askpass.sh").chmod(0o755)
     (root / "CHANGELOG.md").write_text(CHANGELOG)
@@ -104,7 +106,8 @@ def wheel_of(checkout: Path, *left_out: str, **more: str) -> Path:
     """As a builder makes it: names, contents, rights."""
     wheel = checkout.parent / "some.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        for path in sorted(path for package in release.PACKAGES for path in (checkout / package).rglob("*")):
+        files = [path for package in release.PACKAGES for path in (checkout / package).rglob("*")]
+        for path in sorted([*files, *(checkout / module for module in release.MODULES)]):
             if path.name not in left_out:
                 archive.write(path, path.relative_to(checkout))
         for name, text in more.items():
@@ -114,7 +117,7 @@ def wheel_of(checkout: Path, *left_out: str, **more: str) -> Path:
 
 
 def test_a_wheel_with_the_committed_files_passes(checkout: Path) -> None:
-    assert release.check_contents(wheel_of(checkout), checkout) == 4
+    assert release.check_contents(wheel_of(checkout), checkout) == 5
 
 
 def test_a_file_that_lacks_or_is_too_much_is_named(checkout: Path) -> None:
