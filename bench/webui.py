@@ -23,6 +23,10 @@ _PACE_MS = 20.0
 _CHATS, _STOP_S = 100, 0.25
 _LISTED, _SETTLE_MS = 1000, 2000
 _PAGE = "page: requests and bytes of a first visit in Chromium"
+_LONG_MESSAGES, _LONG_CHARS = 200, 2000
+_LONG = (
+    f"an answer at 50 tokens/s below {_LONG_MESSAGES} messages ({_LONG_MESSAGES * _LONG_CHARS // 1000} kB), in Chromium"
+)
 _LIST = f"the sidebar with {_LISTED:,} conversations, in Chromium"
 _WIDE = ("GATEWAY_USER_RPM", "GATEWAY_ALL_USERS_RPM", "GATEWAY_ADDRESS_RPM", "GATEWAY_USER_STREAMS")
 _ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -133,11 +137,12 @@ async def _in_chromium(ui: Target) -> list[Row]:
     except ImportError:
         program = None
     if program is None:
-        return [not_measured(what, "no Chromium, or no Playwright", "") for what in (_PAGE, _LIST)]
+        return [not_measured(what, "no Chromium, or no Playwright", "") for what in (_PAGE, _LIST, _LONG)]
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=program, args=_ARGUMENTS)
         rows = [await _tried(browser, _PAGE, lambda context: _page_weight(context, ui))]
         rows.append(await _tried(browser, _LIST, lambda context: _list(context, ui)))
+        rows.append(await _tried(browser, _LONG, lambda context: _long(context, ui)))
         await browser.close()
     return rows
 
@@ -191,6 +196,53 @@ async def _list(context: Any, ui: Target) -> Row:
     return Row(_LIST, f"{told}; a menu opens in {drawn_ms:.0f} ms")
 
 
+async def _long(context: Any, ui: Target) -> Row:
+    """A conversation is imported and all of it is loaded, then an answer of 500 tokens comes: how often its text
+    changes, and how long the browser goes without painting, while it does."""
+    async with _counted(context) as (page, _):
+        await page.goto(f"http://127.0.0.1:{ui.port}/")
+        await page.evaluate(_IMPORT, [_LONG_MESSAGES, _LONG_CHARS])
+        await page.goto(f"http://127.0.0.1:{ui.port}/")
+        await page.locator("#list .open").first.click()
+        questions = page.locator("#chat [data-testid=user]")
+        for shown in range(20, _LONG_MESSAGES // 2, 20):
+            await questions.nth(shown - 1).wait_for(state="attached", timeout=30_000)
+            await page.locator("#older").click()
+        await questions.nth(_LONG_MESSAGES // 2 - 1).wait_for(state="attached", timeout=30_000)
+        await page.locator("#message textarea").fill(str(Script(tokens=500, first_ms=50, pace_ms=_PACE_MS)))
+        await page.locator("#message textarea").press("Enter")
+        await page.locator("#stop").wait_for(timeout=30_000)
+        updates, gaps = await page.evaluate(_WATCH, 8000)
+        gaps.sort()
+    told = f"{updates / 8:.1f} updates a second; between frames p50 {statistics.median(gaps):.0f} ms"
+    return Row(
+        _LONG, f"{told}, p95 {_p95(gaps):.0f} ms, at most {gaps[-1]:.0f} ms", "about 10 updates a second", updates >= 64
+    )
+
+
+_IMPORT = """async ([messages, chars]) => {
+  const words = "Some words with **bold** and `code` in them. ".repeat(chars).slice(0, chars - 14);
+  const text = (n) => `Message ${n}. ${words}`;
+  const body = JSON.stringify([...Array(messages).keys()].map(
+    (n) => ({role: n % 2 ? "assistant" : "user", content: text(n)})));
+  const headers = {"content-type": "application/json"};
+  const answer = await fetch("webui/conversations", {method: "POST", headers, body});
+  if (!answer.ok) throw new Error(await answer.text());
+}"""
+_WATCH = """async (ms) => {
+  let updates = 0, last = performance.now();
+  const gaps = [], ends = last + ms;
+  const text = () => [...document.querySelectorAll("#chat [data-testid=bot]")].at(-1)?.textContent.length;
+  let before = text();
+  while (last < ends) {
+    await new Promise(requestAnimationFrame);
+    const now = performance.now(), length = text();
+    gaps.push(now - last);
+    if (length !== before) updates++;
+    [last, before] = [now, length];
+  }
+  return [updates, gaps];
+}"""
 _FILL = """async (count) => {
   const headers = {"content-type": "application/json"};
   for (let n = 0; n < count; n += 10) await Promise.all([...Array(10).keys()].map(async (one) => {
