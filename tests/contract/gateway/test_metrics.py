@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -81,13 +82,17 @@ def test_tokens_and_times_of_an_answer(fake: FakeInference, tmp_path: Path, path
     body = (HI if path == CHAT else {"input": "hi"}) | {"stream": stream}
     with run_gateway(tmp_path, fake) as gateway, gateway.client() as client:
         fake.scenario = Scenario("slow", words=["a"] * 11, delay_s=0.03)
+        begun = time.monotonic()
         assert client.post(path, json=body).is_success
+        took_s = time.monotonic() - begun
         scrape = eventually(lambda: (s := Scrape(gateway))("answer_seconds_count", outcome="finished") == 1 and s)
         assert scrape("tokens_total", direction="output", model=MODEL) == 11
         assert scrape("tokens_total", direction="input", model=MODEL) > 1
-        assert 0.02 < scrape("time_per_output_token_seconds_sum") < 0.06
+        first_s, each_s = scrape("time_to_first_token_seconds_sum"), scrape("time_per_output_token_seconds_sum")
+        assert first_s > 0.02
+        assert each_s > 0.02
+        assert first_s + 10 * each_s <= took_s, "all that the caller waited, and no more"
         assert scrape("time_per_output_token_seconds_count") == 1
-        assert 0.02 < scrape("time_to_first_token_seconds_sum") < 0.3
         assert scrape("queue_wait_seconds_count") == 1
         assert scrape("stored_turns_total", status="completed") == (path == "/v1/responses")
         assert scrape("build_info") == 1
