@@ -66,7 +66,8 @@ def test_a_failed_call_is_one_json_line_with_its_request_id(caplog: pytest.LogCa
     person = Person("someone")
     with caplog.at_level("INFO", "webui"):
         asyncio.run(ask())
-    lines = [json.loads(call_log._JsonLines().format(record)) for record in caplog.records]
+    records = [record for record in caplog.records if record.name == "webui.calls"]
+    lines = [json.loads(call_log._JsonLines().format(record)) for record in records]
     where = {"method": "DELETE", "path": "/v1/conversations/conv_1", "logger": "webui.calls"}
     assert len(set(sent)) == 3
     assert [line["request_id"] for line in lines] == sent[1:]
