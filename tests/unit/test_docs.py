@@ -348,6 +348,15 @@ def test_links_and_images_lead_somewhere() -> None:
     assert broken == []
 
 
+def test_a_chinese_page_leads_to_chinese_pages_where_there_are_some() -> None:
+    english = []
+    for path in markdown():
+        if path.name.endswith("zh-CN.md"):
+            links = re.findall(r"(?<!\[English\])\(([^)\s:#]+)\.md[#)]", path.read_text())
+            english += [f"{path.name}: {link}.md" for link in links if (path.parent / f"{link}.zh-CN.md").exists()]
+    assert english == []
+
+
 def test_make_targets_in_documents_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     unknown = []
