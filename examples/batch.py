@@ -47,6 +47,9 @@ class Gate:
 
 def main() -> int:
     given = arguments()
+    if missing := [name for name in ("BASE_URL", "API_KEY") if not os.environ.get(name)]:
+        print(f"Not set: {', '.join(missing)}. export BASE_URL=http://127.0.0.1:7860 API_KEY=sk-…", file=sys.stderr)
+        return 2
     client = OpenAI(base_url=os.environ["BASE_URL"].rstrip("/") + "/v1", api_key=os.environ["API_KEY"], max_retries=0)
     try:
         questions = list(unanswered(given.questions, given.answers))
@@ -84,7 +87,8 @@ def unanswered(questions: Path, answers: Path) -> Iterator[dict[str, str]]:
             if question["id"] not in known:
                 yield {"id": question["id"], "prompt": question["prompt"]}
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f'{questions}, line {number} is not {{"id": …, "prompt": …}}: {error!r}') from None
+            why = f"it lacks {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f'{questions}, line {number} is not {{"id": "…", "prompt": "…"}}: {why}') from None
 
 
 def ask(client: OpenAI, gate: Gate, question: dict[str, str], max_tokens: int) -> dict[str, Any]:

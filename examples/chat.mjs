@@ -9,6 +9,11 @@ const ATTEMPTS = 8;
 const PAUSE_MS = 1000;
 const ENDS = ["response.completed", "response.incomplete", "response.failed"];
 
+const missing = ["BASE_URL", "API_KEY"].filter((name) => !process.env[name]);
+if (missing.length) {
+  console.error(`Not set: ${missing.join(", ")}. export BASE_URL=http://127.0.0.1:7860 API_KEY=sk-…`);
+  process.exit(2);
+}
 const client = new OpenAI({
   baseURL: process.env.BASE_URL.replace(/\/$/, "") + "/v1",
   apiKey: process.env.API_KEY,

@@ -23,6 +23,9 @@ ATTEMPTS, PAUSE_S = 8, 1.0
 
 
 def main() -> int:
+    if missing := [name for name in ("BASE_URL", "API_KEY") if not os.environ.get(name)]:
+        print(f"Not set: {', '.join(missing)}. export BASE_URL=http://127.0.0.1:7860 API_KEY=sk-…", file=sys.stderr)
+        return 2
     client = OpenAI(base_url=os.environ["BASE_URL"].rstrip("/") + "/v1", api_key=os.environ["API_KEY"])
     try:
         model = client.models.list().data[0].id

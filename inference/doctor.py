@@ -149,7 +149,7 @@ def _engines(machine: Machine, catalogue: Mapping[str, Model]) -> Check:
 
 def _port(environ: Mapping[str, str]) -> Check:
     """Whether app.py could listen where it is told to; a name or number that is wrong, app.py itself tells."""
-    host, text = environ.get("HOST") or "127.0.0.1", environ.get("PORT") or "7860"
+    host, text = environ.get("HOST") or "127.0.0.1", environ.get("PORT") or environ.get("GRADIO_SERVER_PORT") or "7860"
     try:
         with socket.create_server((host, int(text)), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             return Check("port", "ok", f"{text} on {host} is free")

@@ -74,7 +74,9 @@ def check_data(settings: Settings) -> Check:
     free = free_bytes(folder)
     text = f"{folder}, {megabytes(free)} free"
     if free < DATA_BYTES:
-        return Check("DATA_DIR", "warning", text, "Free some, or set DATA_DIR to another disk: history needs room.")
+        return Check(
+            "DATA_DIR", "warning", f"{text}.", "Free some, or set DATA_DIR to another disk: history needs room."
+        )
     return Check("DATA_DIR", "ok", text)
 
 

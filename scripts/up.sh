@@ -51,6 +51,7 @@ status=0
 if [ "$status" != 0 ]; then
   echo "up: not everything started. The last words of plan, prepare and gateway:" >&2
   "${compose[@]}" logs --tail 5 plan prepare gateway >&2 || true
+  echo "up: docs/troubleshooting.md says what such lines mean." >&2
   exit "$status"
 fi
 "${compose[@]}" ps

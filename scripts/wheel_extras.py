@@ -1,4 +1,4 @@
-"""The wheel's extras, for hatchling: `gateway`, `webui`, `inference`, `app`, each the dependency group of that name.
+"""The wheel's extras, for hatchling: `gateway`, `webui`, `inference`, `app` and `lmdeploy`, each a dependency group.
 
 So pyproject.toml lists each package once. Without an extra the wheel asks for no packages: who takes one part needs not
 those of the others.
@@ -12,7 +12,7 @@ from typing import Any
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-EXTRAS = ("gateway", "webui", "inference", "app")
+EXTRAS = ("gateway", "webui", "inference", "app", "lmdeploy")
 
 
 class WheelExtras(MetadataHookInterface):

@@ -147,6 +147,15 @@ def test_what_is_wrong_is_one_sentence(chat: list[str], environ: dict[str, str])
     assert "\n" not in done.stderr.strip()
 
 
+def test_an_address_that_is_not_set_is_one_sentence(chat: list[str], environ: dict[str, str], tmp_path: Path) -> None:
+    del environ["BASE_URL"]
+    told = subprocess.run(chat, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    for done in (told, batch(environ, tmp_path / "q", tmp_path / "a")):
+        assert done.returncode == 2
+        assert done.stderr.startswith("Not set: BASE_URL. ")
+        assert done.stderr.count("\n") == 1
+
+
 def batch(environ: dict[str, str], questions: Path, answers: Path, *more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(EXAMPLES / "batch.py"), str(questions), str(answers), *more]
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300, check=False)
@@ -184,6 +193,7 @@ def test_a_batch_says_what_is_wrong_with_its_questions(environ: dict[str, str], 
     done = batch(environ, tmp_path / "q", tmp_path / "a")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "line 2" in done.stderr
+    assert done.stderr.endswith("it lacks 'prompt'\n")
 
 
 def test_open_webui_asks_our_gateway_and_nobody_else() -> None:

@@ -35,7 +35,7 @@ SHELL_SETUP = 'curl() { command curl --fail-with-body "$@"; }\n'
 def run(command: list[str], stack: Stack, cwd: Path = ROOT) -> str:
     """What it prints. It is told the addresses and keys that a reader has set before, and nothing else."""
     folders = {"DATA_DIR": str(stack.data_dir), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    keys = {"BASE_URL": stack.url, "API_KEY": stack.key, "ADMIN_KEY": stack.key}
+    keys = {"BASE_URL": stack.url, "API_KEY": stack.key}
     sdk = {"OPENAI_BASE_URL": f"{stack.url}/v1", "OPENAI_API_KEY": stack.key}
     environ = {**os.environ, **folders, **keys, **sdk}
     done = subprocess.run(command, env=environ, cwd=cwd, capture_output=True, text=True, timeout=180, check=False)

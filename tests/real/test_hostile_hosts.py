@@ -14,14 +14,14 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from hosting.making import stamp_of
-from tests.conftest import ROOT, START_S, run_app
+from tests.conftest import ROOT, START_S, Stack, run_app
 
 pytestmark = pytest.mark.real
 NEEDED = ("app.py", "hosting", "gateway", "inference", "webui", "requirements.txt", "requirements.lock")
@@ -227,6 +227,44 @@ def test_an_engine_for_a_card_is_refused_on_zero_gpu(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "ZeroGPU lends its card" in done.stderr
+
+
+def test_a_long_start_of_a_space_answers_at_once_and_tells_its_stage_until_it_ends(
+    tmp_path: Path, models_dir: Path
+) -> None:
+    """Half an hour is as long as the file is not there."""
+    end = tmp_path / "end"
+    work = f"until [ -e {end} ]; do sleep 0.1; done"
+    with run_app(tmp_path / "data", models_dir, {"SPACE_ID": "me/chat", "INFERENCE_PRESTART": work}) as running:
+        _wait_for(lambda: work in _asked(running, "/v1/status")[1])
+        assert _asked(running, "/")[0] == 200  # by which the platform counts it as started
+        assert _asked(running, "/healthz")[0] == 200
+        code, told = _asked(running, "/readyz")
+        assert code == 503
+        assert "(stage: start)" in json.loads(told)["error"]["message"]
+        code, told = _asked(running, "/v1/chat/completions", b'{"messages": [{"role": "user", "content": "Hi"}]}')
+        assert (code, json.loads(told)["error"]["code"]) == (503, "upstream_not_ready")
+        end.touch()
+        running.wait_until_ready()
+
+
+def _asked(stack: Stack, path: str, body: bytes | None = None) -> tuple[int, str]:
+    """Status and text, whether it is an error or not."""
+    try:
+        headers = {"Authorization": f"Bearer {stack.key}", "Content-Type": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(stack.url + path, body, headers), timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError as error:  # the port opens before its server and its key are there
+        return 0, str(error)
+
+
+def _wait_for(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + START_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 STRIPPED = """

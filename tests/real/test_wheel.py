@@ -64,7 +64,7 @@ def test_its_extras_are_the_groups(dist: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         told = email.message_from_bytes(archive.read(f"internlm_stack-{VERSION}.dist-info/METADATA"))
     assert told["Version"] == VERSION
-    assert told.get_all("Provides-Extra") == ["app", "gateway", "inference", "webui"]
+    assert told.get_all("Provides-Extra") == ["app", "gateway", "inference", "lmdeploy", "webui"]
     assert any(
         line.startswith("gradio") and line.endswith("extra == 'webui'") for line in told.get_all("Requires-Dist")
     )

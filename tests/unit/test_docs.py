@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -297,6 +298,18 @@ def test_the_lock_files_agree() -> None:
     assert {name: dev.get(name) for name in app} == app, "run `make lock`"
 
 
+def test_lmdeploy_and_its_torch_have_one_version_everywhere() -> None:
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    pins = dict(one.split("==") for one in groups["lmdeploy"])
+    named = re.compile(r"lmdeploy==([\d.]+\d)\s+torch==([\d.]+\d)")
+    where = [
+        path for folder in ("inference", "docs") for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".md")
+    ]
+    found = [pair for path in [*where, ROOT / ".env.example"] for pair in named.findall(path.read_text())]
+    assert len(found) > 10
+    assert set(found) == {(pins["lmdeploy"], pins["torch"])}
+
+
 def test_packages_txt_holds_names_of_debian_packages() -> None:
     names = (ROOT / "packages.txt").read_text().split("\n")
     assert names.pop() == "", "the file ends with a line break"
@@ -350,6 +363,15 @@ def test_links_and_images_lead_somewhere() -> None:
     assert broken == []
 
 
+def test_a_chinese_page_leads_to_chinese_pages_where_there_are_some() -> None:
+    english = []
+    for path in markdown():
+        if path.name.endswith("zh-CN.md"):
+            links = re.findall(r"(?<!\[English\])\(([^)\s:#]+)\.md[#)]", path.read_text())
+            english += [f"{path.name}: {link}.md" for link in links if (path.parent / f"{link}.zh-CN.md").exists()]
+    assert english == []
+
+
 def test_make_targets_in_documents_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     unknown = []
@@ -366,7 +388,9 @@ def test_python_modules_in_documents_can_be_run() -> None:
     for path in markdown():
         for module in re.findall(r"python -m (\w+(?:\.\w+)*)", path.read_text()):
             place = ROOT.joinpath(*module.split("."))
-            runs = module == "pytest" or (place / "__main__.py").is_file() or place.with_suffix(".py").is_file()
+            runs = (
+                module in ("pip", "pytest") or (place / "__main__.py").is_file() or place.with_suffix(".py").is_file()
+            )
             assert runs, f"{path.name}: python -m {module}"
 
 

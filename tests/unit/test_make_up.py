@@ -128,6 +128,7 @@ def test_up_that_fails_shows_the_last_words_and_fails(checkout: Path) -> None:
     assert done.returncode != 0
     assert "gateway-1 | why" in done.stderr
     assert asked(checkout, "logs") == [f"compose {as_options(CPU)} logs --tail 5 plan prepare gateway"]
+    assert "docs/troubleshooting.md" in done.stderr
     assert "web UI:" not in done.stdout
 
 

@@ -87,6 +87,13 @@ def test_a_data_folder_that_cannot_be_made_is_fatal(settings: Settings) -> None:
     assert check.exit_code == 2
 
 
+def test_a_full_disk_under_the_data_is_told_in_sentences(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 0))  # type: ignore[attr-defined]
+    check = check_data(settings)
+    assert check.state == "warning"
+    assert "0.0 MB free. Free some, or set DATA_DIR to another disk" in str(check)
+
+
 def test_too_little_disk_is_fatal_with_the_numbers(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 9 * 10**8, 10**8))  # type: ignore[attr-defined]
     check = found(settings, CPU)["disk"]
@@ -202,9 +209,10 @@ def test_doctor_is_not_well_where_the_model_cannot_run(settings: Settings) -> No
     assert any(check.state == "fatal" and check.name == "model" for check in diagnosis.checks)
 
 
-def test_doctor_sees_a_port_that_is_taken(settings: Settings) -> None:
+@pytest.mark.parametrize("name", ["PORT", "GRADIO_SERVER_PORT"])
+def test_doctor_sees_a_port_that_is_taken(settings: Settings, name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        checks = diagnose(settings, CPU, {"PORT": str(taken.getsockname()[1])}).checks
+        checks = diagnose(settings, CPU, {name: str(taken.getsockname()[1])}).checks
     port = next(check for check in checks if check.name == "port")
     assert port.state == "warning"
     assert "PORT=" in port.fix
