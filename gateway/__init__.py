@@ -1,3 +1,3 @@
 """The gateway: OpenAI's API in front of an inference server, with keys, limits and stored conversations."""
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
