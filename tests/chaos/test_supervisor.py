@@ -65,7 +65,10 @@ while True:
     if "hangs" in doing:
         time.sleep(600)
     body = '{"choices": [{}]}' if status == "200 OK" else '{"error": {"message": "no template"}}'
-    connection.sendall(f"HTTP/1.1 {status}\\r\\nContent-Length: {len(body)}\\r\\n\\r\\n{body}".encode())
+    try:
+        connection.sendall(f"HTTP/1.1 {status}\\r\\nContent-Length: {len(body)}\\r\\n\\r\\n{body}".encode())
+    except OSError:
+        pass  # who asked has not waited for so long
     connection.close()
     served += 1
     if "dies" in doing:
