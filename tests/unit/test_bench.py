@@ -201,7 +201,7 @@ def test_the_mock_keeps_when_its_caller_left_and_makes_no_more() -> None:
 
 def test_a_slow_reader_stops_the_mock() -> None:
     async def use(target: Target) -> None:
-        # far more than the kernel's buffers take, which are larger in some containers
+        # far more than the kernel's buffers take
         async with Connections(target, 1, is_slow=True) as (connection,):
             answer = connection.send(target.request(Script(tokens=400_000, batch=100)))
             made = -1
