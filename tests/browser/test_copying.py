@@ -12,8 +12,8 @@ from tests.fakes.gateway import FakeGateway, Scenario
 from webui.tags import tags_as_text, typed_as_text
 
 pytestmark = pytest.mark.browser
-ASKED = r"#include <stdio.h> \<b> `\<i>` \\</b>"
-ANSWERED = "Use <b> and `<i>` now\n\n```html\n<p>\\<b></p>\n```\n$a<b$ done"
+ASKED = r"#include <stdio.h> \<b> `\<i>` \\</b> $x^2$"
+ANSWERED = "Use <b> and `<i>` now for $5\n\n```html\n<p>\\<b></p>\n```\n$a<b$ \\(c\\) $$d$$ done"
 PIECES = [
     "\\",
     "<",
@@ -34,6 +34,8 @@ PIECES = [
     ">",
     "中",
     "🙂",
+    "a",
+    "5",
 ]
 
 

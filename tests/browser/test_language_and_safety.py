@@ -94,6 +94,19 @@ def test_mathematics_tables_and_code_are_set(gateway: FakeGateway, open_page: Op
     expect(chat.answers.locator("pre code")).to_have_count(1)
 
 
+def test_prices_and_shell_prompts_are_no_mathematics(gateway: FakeGateway, open_page: OpenPage) -> None:
+    shell = "```bash\n$ ls\n```\n\nThen:\n\n```bash\n$ cd\n```"
+    text = f"- Apple: $1\n- **Pear**: $2\n\n{shell}\n\nSet `$A` and `$B`, with $x$.\n"
+    gateway.state.scenario = Scenario(words=[text])
+    chat = open_page().ask("I have $5 and you have $6, so $5+6$").answered("Set")
+    expect(chat.answers.locator("li")).to_have_text(["Apple: $1", "Pear: $2"])
+    expect(chat.answers.locator("pre")).to_have_count(2)
+    expect(chat.answers.locator(":not(pre) > code")).to_have_text(["$A", "$B"])
+    expect(chat.answers.locator(".katex")).to_have_count(1)
+    expect(chat.questions).to_contain_text("I have $5 and you have $6, so")
+    expect(chat.questions.locator(".katex")).to_have_count(1)
+
+
 @pytest.mark.parametrize(
     "path",
     ["/gradio_api/info", "/gradio_api/upload", "/config", "/gradio_api/openapi.json", "/gradio_api/runs", "/nothing"],
