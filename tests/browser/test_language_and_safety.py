@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Route, expect
 
 from tests.browser.chat_page import ChatPage
-from tests.browser.conftest import OpenPage, WebUI, within
+from tests.browser.conftest import PHONE, OpenPage, WebUI, within
 from tests.fakes.gateway import FakeGateway, Scenario
 
 pytestmark = pytest.mark.browser
@@ -123,3 +123,22 @@ def test_the_web_uis_key_never_reaches_the_browser(open_page: OpenPage) -> None:
     chat = open_page()
     assert "sk-test" not in chat.page.content()
     assert "sk-test" not in chat.page.evaluate("JSON.stringify(window.gradio_config)")
+
+
+def test_tables_break_no_words_ticks_are_seen_and_paragraphs_have_their_own_direction(
+    gateway: FakeGateway, open_page: OpenPage
+) -> None:
+    columns = "|".join(f"Column{n}" for n in range(12))
+    text = f"|{columns}|\n|{'-|' * 12}\n|{'word|' * 12}\n\n- [x] done\n\nשלום.\n\n```\n{'long ' * 90}\n```\n\nend\n"
+    gateway.state.scenario = Scenario(words=[text])
+    chat = open_page(PHONE).ask("Show").answered("end")
+    lines = chat.answers.locator("th").first.evaluate(
+        "e => e.clientHeight / parseFloat(getComputedStyle(e).lineHeight)"
+    )
+    assert lines < 2.5, "the heading of a column is broken"
+    for wide in ("table", "pre"):  # what scrolls is reached with the keyboard
+        expect(chat.answers.locator(wide)).to_have_attribute("tabindex", "0")
+    expect(chat.answers.get_by_role("checkbox", name="done")).to_be_checked()
+    assert chat.answers.locator("input").evaluate("e => getComputedStyle(e).appearance") == "auto"
+    assert chat.answers.locator("p").first.evaluate("e => getComputedStyle(e).unicodeBidi") == "plaintext"
+    assert not chat.page.evaluate("document.documentElement.scrollWidth > innerWidth"), "wider than the window"
