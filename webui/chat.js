@@ -11,7 +11,7 @@
   let open = null; // the conversation whose draft is in the box; null until the page has loaded its own state
   let saved = "";
   let leading = null; // after a choice in the list, until the page shows it: { from, to, until, sends }
-  let hadStop = false;
+  let hadStop = false, hasGrown = false; // older messages came during an answer, whose sizes nobody knows yet
   let watched = null; // the meter's holder
 
   const box = () => document.querySelector("#message textarea");
@@ -141,6 +141,8 @@
     const active = document.activeElement;
     if (hadStop && !hasStop && (!active || active === document.body || active.closest("#composer"))) focusBox();
     hadStop = hasStop;
+    if (!hasStop) hasGrown = false;
+    document.documentElement.toggleAttribute("data-answering", hasStop && !hasGrown);
   }
 
   /** A message that is sent before the page shows what was chosen goes when it does. */
@@ -234,6 +236,8 @@
     if (log && event.target.closest?.("#older")) {
       anchor = { height: log.scrollHeight, top: log.scrollTop };
       follows = false;
+      hasGrown = true;
+      watchStop();
     }
     const area = document.querySelector("#chat .edit-textarea"), button = event.target.closest?.("button");
     if (button?.matches("#send, #retry, #go-on") || (area && button && editButtons(area)[SUBMIT] === button)) follows = true;
