@@ -11,7 +11,7 @@
   let open = null; // the conversation whose draft is in the box; null until the page has loaded its own state
   let saved = "";
   let leading = null; // after a choice in the list, until the page shows it: { from, to, until, sends }
-  let hadStop = false;
+  let hadStop = false, hasGrown = false; // older messages came during an answer, whose sizes nobody knows yet
   let watched = null; // the meter's holder
 
   const box = () => document.querySelector("#message textarea");
@@ -141,12 +141,23 @@
     const active = document.activeElement;
     if (hadStop && !hasStop && (!active || active === document.body || active.closest("#composer"))) focusBox();
     hadStop = hasStop;
+    if (!hasStop) hasGrown = false;
+    document.documentElement.toggleAttribute("data-answering", hasStop && !hasGrown);
   }
 
   /** A message that is sent before the page shows what was chosen goes when it does. */
   function holds() {
     if (leading) leading.sends = true;
     return Boolean(leading);
+  }
+
+  const SUBMIT = 0, CANCEL = 1; // which of the two buttons below a message that is being edited
+
+  const editButtons = (area) => area.closest(".message-row").nextElementSibling?.querySelectorAll("button") ?? [];
+
+  function finishEdit(area, which) {
+    editButtons(area)[which]?.click();
+    focusBox();
   }
 
   document.addEventListener("click", (event) => {
@@ -162,6 +173,10 @@
   document.addEventListener("keydown", (event) => {
     if (event.isComposing || event.keyCode === 229) return; // an input method has the key
     const inBox = event.target === box();
+    if (event.target.matches?.("#chat .edit-textarea")) {
+      const isSent = event.key === "Enter" && (event.ctrlKey || event.metaKey);
+      if (isSent || event.key === "Escape") { event.preventDefault(); finishEdit(event.target, isSent ? SUBMIT : CANCEL); }
+    }
     if (event.key === "Escape" && (inBox || !event.target.closest?.("input, textarea, [role=dialog]"))) {
       const stop = document.querySelector("#stop");
       if (isShown(stop)) { event.preventDefault(); stop.click(); }
@@ -200,18 +215,32 @@
     if (!found || found === log) return;
     log = found;
     log.addEventListener("scroll", heard, { passive: true });
-    const soon = () => requestAnimationFrame(follow);
+    const soon = () => requestAnimationFrame(() => { follow(); makeReachable(); });
     new MutationObserver(soon).observe(log, { childList: true, subtree: true, characterData: true });
     new ResizeObserver(soon).observe(log);
     soon();
+  }
+
+  /** What is wider than the page scrolls with the keyboard, too, and the boxes of a list say what they tick. */
+  function makeReachable() {
+    for (const wide of log.querySelectorAll(".prose :is(pre, table, .katex-display):not([data-seen])")) {
+      wide.dataset.seen = "true";
+      if (wide.scrollWidth > wide.clientWidth) wide.tabIndex = 0;
+    }
+    for (const box of log.querySelectorAll(".prose input[type=checkbox]:not([aria-label])")) {
+      box.setAttribute("aria-label", box.parentElement.textContent.trim().slice(0, 200) || "☐");
+    }
   }
 
   document.addEventListener("click", (event) => {
     if (log && event.target.closest?.("#older")) {
       anchor = { height: log.scrollHeight, top: log.scrollTop };
       follows = false;
+      hasGrown = true;
+      watchStop();
     }
-    if (event.target.closest?.("#send, #retry, #go-on, #chat button[title=Submit]")) follows = true;
+    const area = document.querySelector("#chat .edit-textarea"), button = event.target.closest?.("button");
+    if (button?.matches("#send, #retry, #go-on") || (area && button && editButtons(area)[SUBMIT] === button)) follows = true;
   }, true);
 
   // --- a wait that counts down and lets the next message go when it is over

@@ -22,7 +22,7 @@ from webui.chat import LARGEST_MESSAGE_CHARS, SHOWN_MESSAGES, Chat, Pick
 from webui.layout import Parts
 from webui.listing import Listing
 from webui.settings_actions import SettingsActions
-from webui.tags import typed_from_text
+from webui.tags import typed_as_text, typed_from_text
 from webui.view import View
 
 POLL_WAITING_S, POLL_READY_S = 1.0, 15.0
@@ -253,6 +253,8 @@ def _picked(index: Any, language: str, previous: str | None = None) -> Pick:
     def pick(shown: Any) -> Any:
         place = index[0] if isinstance(index, list | tuple) and index else index
         found = render.message_at(shown, place, language) if isinstance(place, int) and place >= 0 else None
-        return found if found is None or previous is None or found.text.strip() == previous.strip() else None
+        if found is None or previous is None:
+            return found
+        return found if typed_from_text(typed_as_text(found.text)).strip() == previous.strip() else None
 
     return pick

@@ -7,14 +7,15 @@ from typing import Any
 
 import gradio as gr
 
+from webui.tags import CLOSES, OPENS
 from webui.texts import say
 
 LATEX_DELIMITERS = [
-    {"left": "$$", "right": "$$", "display": True},
-    {"left": "$", "right": "$", "display": False},
-    {"left": "\\[", "right": "\\]", "display": True},
-    {"left": "\\(", "right": "\\)", "display": False},
-]
+    {"left": OPENS + left, "right": right + CLOSES, "display": is_display}
+    for left, right, is_display in (
+        ("$$", "$$", True), ("$", "$", False), ("\\[", "\\]", True), ("\\(", "\\)", False)
+    )
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

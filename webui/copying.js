@@ -1,5 +1,5 @@
-/* A copied message is what was written. The chatbot holds it with backslashes in front of tags (`tags.py`) and copies
- * it so; here they are taken away again.
+/* A copied message is what was written. The chatbot holds it with backslashes in front of tags and marks around
+ * formulas (`tags.py`) and copies it so; here they are taken away again.
  */
 (() => {
   "use strict";
@@ -7,8 +7,12 @@
   // Both as in `tags.py`.
   const VERBATIM = new RegExp([
     "```[^]*?(?:```|$)", "~~~[^]*?(?:~~~|$)", "(`+)(?!`)[^]{1,2000}?(?<!`)\\1(?!`)",
-    "\\$\\$[^$]+\\$\\$", "\\$[^$\\n]+\\$", "\\\\\\[(?:(?!\\\\[\\[\\]])[^])+\\\\\\]", "\\\\\\((?:(?!\\\\[()])[^])+\\\\\\)",
+    "(?<!\\$)\\$\\$[^$`]+\\$\\$(?!\\$)",
+    "(?<![\\\\$A-Za-z0-9])\\$(?!\\s)(?:\\\\[^\\n`]|[^$\\n\\\\`])+(?<!\\s)\\$(?![\\d$])",
+    "(?<![\\\\$A-Za-z0-9])\\$ (?!\\s)(?:\\\\[^\\n`]|[^$\\n\\\\`])+(?<!\\s) \\$(?! ?[\\d$])",
+    "\\\\\\[(?:(?!\\\\[\\[\\]])[^])+\\\\\\]", "\\\\\\((?:(?!\\\\[()])[^])+\\\\\\)",
   ].join("|"), "gu");
+  const MARKS = /[\u2061\u2062]/g; // around formulas
   const TAG_START = /(?<!\\)(\\*)<(?=[A-Za-z/!?])/g;
   const SOON_MS = 1_000;
 
@@ -20,6 +24,7 @@
   function written(text, role) {
     const change = (part) => part.replace(TAG_START, (_, slashes) => "\\".repeat(fewer[role](slashes.length)) + "<");
     let made = "", end = 0;
+    text = text.replace(MARKS, "");
     for (const found of text.matchAll(VERBATIM)) {
       made += change(text.slice(end, found.index)) + found[0];
       end = found.index + found[0].length;

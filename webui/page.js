@@ -136,7 +136,7 @@
   const IN_CHINESE = {
     "Toggle Sidebar": "打开或收起侧栏", "chatbot conversation": "聊天", "Copy message": "复制消息", "Copied message": "已复制消息",
     "Copy conversation": "复制对话", "Copied conversation": "已复制对话", "Copy code": "复制代码", "Code copied": "代码已复制",
-    "Copy": "复制", "Copied": "已复制", "Copied!": "已复制", "Edit": "编辑", "Like": "赞", "like": "赞", "Dislike": "踩", "dislike": "踩",
+    "Copy": "复制", "copy": "复制", "Copied": "已复制", "Copied!": "已复制", "Edit": "编辑", "Like": "赞", "like": "赞", "Dislike": "踩", "dislike": "踩",
     "Liked": "已赞", "Disliked": "已踩", "Feedback": "评价", "Loading response": "正在生成回答", "Undo": "撤销", "Retry": "重试", "Submit": "提交", "Cancel": "取消", "Clear": "清空",
     "Stop": "停止", "Close": "关闭", "Close popup": "关闭", "Fullscreen": "全屏", "View in full screen": "全屏", "Exit full screen": "退出全屏",
     "Scroll to bottom": "滚动到底部", "Scroll down": "向下滚动", "Reset to default value": "恢复默认值", "Resize sidebar": "调整侧栏宽度",

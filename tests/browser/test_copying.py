@@ -12,8 +12,8 @@ from tests.fakes.gateway import FakeGateway, Scenario
 from webui.tags import tags_as_text, typed_as_text
 
 pytestmark = pytest.mark.browser
-ASKED = r"#include <stdio.h> \<b> `\<i>` \\</b>"
-ANSWERED = "Use <b> and `<i>` now\n\n```html\n<p>\\<b></p>\n```\n$a<b$ done"
+ASKED = r"#include <stdio.h> \<b> `\<i>` \\</b> $x^2$"
+ANSWERED = "Use <b> and `<i>` now for $5\n\n```html\n<p>\\<b></p>\n```\n$a<b$ \\(c\\) $$d$$ done"
 PIECES = [
     "\\",
     "<",
@@ -34,6 +34,8 @@ PIECES = [
     ">",
     "中",
     "🙂",
+    "a",
+    "5",
 ]
 
 
@@ -95,3 +97,24 @@ def test_the_script_and_the_server_agree_on_every_text(open_page: OpenPage) -> N
     no_slashes = [text for text in texts if "\\<" not in text]
     back = page.evaluate("texts => texts.map(t => copying.written(t, 'bot'))", [tags_as_text(t) for t in no_slashes])
     assert back == no_slashes
+
+
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+def test_a_message_is_edited_with_the_keyboard_in_a_box_as_wide_as_the_chat(open_page: OpenPage, locale: str) -> None:
+    chat = open_page(locale=locale).ask("One").answered("Hello")
+    editing, edit = (
+        chat.page.locator("#chat textarea"),
+        chat.page.locator("#chat .user-row + .message-buttons button").last,
+    )
+    edit.click()
+    assert editing.evaluate("e => e.clientWidth") > 500
+    editing.press("Escape")
+    expect(editing).to_have_count(0)
+    expect(chat.message).to_be_focused()
+    edit.click()
+    editing.fill("Two")
+    editing.press("Enter")
+    editing.press("Control+Enter")
+    expect(chat.questions).to_have_text("Two")
+    chat.answered()
+    expect(chat.earlier).to_be_visible()

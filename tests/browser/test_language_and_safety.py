@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Route, expect
 
 from tests.browser.chat_page import ChatPage
-from tests.browser.conftest import OpenPage, WebUI, within
+from tests.browser.conftest import PHONE, OpenPage, WebUI, within
 from tests.fakes.gateway import FakeGateway, Scenario
 
 pytestmark = pytest.mark.browser
@@ -94,6 +94,19 @@ def test_mathematics_tables_and_code_are_set(gateway: FakeGateway, open_page: Op
     expect(chat.answers.locator("pre code")).to_have_count(1)
 
 
+def test_prices_and_shell_prompts_are_no_mathematics(gateway: FakeGateway, open_page: OpenPage) -> None:
+    shell = "```bash\n$ ls\n```\n\nThen:\n\n```bash\n$ cd\n```"
+    text = f"- Apple: $1\n- **Pear**: $2\n\n{shell}\n\nSet `$A` and `$B`, with $x$.\n"
+    gateway.state.scenario = Scenario(words=[text])
+    chat = open_page().ask("I have $5 and you have $6, so $5+6$").answered("Set")
+    expect(chat.answers.locator("li")).to_have_text(["Apple: $1", "Pear: $2"])
+    expect(chat.answers.locator("pre")).to_have_count(2)
+    expect(chat.answers.locator(":not(pre) > code")).to_have_text(["$A", "$B"])
+    expect(chat.answers.locator(".katex")).to_have_count(1)
+    expect(chat.questions).to_contain_text("I have $5 and you have $6, so")
+    expect(chat.questions.locator(".katex")).to_have_count(1)
+
+
 @pytest.mark.parametrize(
     "path",
     ["/gradio_api/info", "/gradio_api/upload", "/config", "/gradio_api/openapi.json", "/gradio_api/runs", "/nothing"],
@@ -110,3 +123,22 @@ def test_the_web_uis_key_never_reaches_the_browser(open_page: OpenPage) -> None:
     chat = open_page()
     assert "sk-test" not in chat.page.content()
     assert "sk-test" not in chat.page.evaluate("JSON.stringify(window.gradio_config)")
+
+
+def test_tables_break_no_words_ticks_are_seen_and_paragraphs_have_their_own_direction(
+    gateway: FakeGateway, open_page: OpenPage
+) -> None:
+    columns = "|".join(f"Column{n}" for n in range(12))
+    text = f"|{columns}|\n|{'-|' * 12}\n|{'word|' * 12}\n\n- [x] done\n\nשלום.\n\n```\n{'long ' * 90}\n```\n\nend\n"
+    gateway.state.scenario = Scenario(words=[text])
+    chat = open_page(PHONE).ask("Show").answered("end")
+    lines = chat.answers.locator("th").first.evaluate(
+        "e => e.clientHeight / parseFloat(getComputedStyle(e).lineHeight)"
+    )
+    assert lines < 2.5, "the heading of a column is broken"
+    for wide in ("table", "pre"):  # what scrolls is reached with the keyboard
+        expect(chat.answers.locator(wide)).to_have_attribute("tabindex", "0")
+    expect(chat.answers.get_by_role("checkbox", name="done")).to_be_checked()
+    assert chat.answers.locator("input").evaluate("e => getComputedStyle(e).appearance") == "auto"
+    assert chat.answers.locator("p").first.evaluate("e => getComputedStyle(e).unicodeBidi") == "plaintext"
+    assert not chat.page.evaluate("document.documentElement.scrollWidth > innerWidth"), "wider than the window"

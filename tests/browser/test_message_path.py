@@ -264,6 +264,25 @@ def test_the_reader_who_scrolled_up_is_left_there(gateway: FakeGateway, open_pag
     assert box.evaluate("box => box.scrollTop") < 100, "it was pulled down at the end"
 
 
+def test_what_is_out_of_sight_rests_while_an_answer_comes_and_keeps_its_size(
+    gateway: FakeGateway, open_page: OpenPage
+) -> None:
+    chat = open_page().ask("Begin").answered("Hello, this")
+    (conversation,) = gateway.state.conversations.values()
+    fill(conversation, 15, chars=4_000)
+    chat.open()
+    expect(chat.questions).to_have_count(16)
+    gateway.state.scenario = Scenario(words=[f"w{n} " for n in range(150)], delay_s=0.03)
+    first = "row => [row.offsetHeight, getComputedStyle(row).contentVisibility]"
+    height, _ = chat.page.locator("#chat .bot-row").nth(2).evaluate(first)
+    chat.ask("Count")
+    expect(chat.answers.last).to_contain_text("w20 ")
+    assert within(5, lambda: chat.page.locator("#chat .bot-row").nth(2).evaluate(first) == [height, "auto"])
+    chat.answered("w149")
+    assert within(5, lambda: chat.page.locator("#chat .bot-row").nth(2).evaluate(first) == [height, "visible"])
+    assert chat.log.evaluate("box => box.scrollHeight - box.scrollTop - box.clientHeight") < 5, "it follows the answer"
+
+
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
 def test_the_place_in_the_queue_is_shown(gateway: FakeGateway, open_page: OpenPage, locale: str) -> None:
     gateway.state.scenario = Scenario(places=[3] * 12 + [2])
@@ -281,7 +300,7 @@ def test_a_crowd_and_an_overload_stand_in_the_status_line(gateway: FakeGateway, 
     expect(chat.status).to_contain_text("Overloaded")
     gateway.state.status = {**READY, "ready": False, "stage": "failed", "message": "not enough memory"}
     expect(chat.status).to_contain_text("could not be started: not enough memory")
-    expect(chat.status).to_contain_text("inference.log")
+    expect(chat.status).to_contain_text("inference server.s log")
     gateway.state.status = dict(READY)
     expect(chat.status).to_contain_text("is ready")
 
