@@ -140,8 +140,10 @@
     const hasStop = isShown(document.querySelector("#stop"));
     const active = document.activeElement;
     if (hadStop && !hasStop && (!active || active === document.body || active.closest("#composer"))) focusBox();
+    const hasEnded = hadStop && !hasStop;
     hadStop = hasStop;
     if (!hasStop) hasGrown = false;
+    if (hasEnded) makeReachable();
     document.documentElement.toggleAttribute("data-answering", hasStop && !hasGrown);
   }
 
@@ -221,11 +223,15 @@
     soon();
   }
 
-  /** What is wider than the page scrolls with the keyboard, too, and the boxes of a list say what they tick. */
+  /** What is wider than the page scrolls with the keyboard, too, and the boxes of a list say what they tick. While an
+   * answer comes only that is looked at: the messages above rest. */
   function makeReachable() {
-    for (const wide of log.querySelectorAll(".prose :is(pre, table, .katex-display):not([data-seen])")) {
-      wide.dataset.seen = "true";
-      if (wide.scrollWidth > wide.clientWidth) wide.tabIndex = 0;
+    if (!log) return;
+    const rows = hadStop ? [...log.querySelectorAll(".message-row")].slice(-2) : [log];
+    for (const wide of rows.flatMap((row) => [...row.querySelectorAll(".prose :is(pre, table, .katex-display)")])) {
+      const scrolls = wide.scrollWidth > wide.clientWidth;
+      if (scrolls && wide.tabIndex < 0) wide.tabIndex = 0;
+      else if (!scrolls && wide.hasAttribute("tabindex")) wide.removeAttribute("tabindex");
     }
     for (const box of log.querySelectorAll(".prose input[type=checkbox]:not([aria-label])")) {
       box.setAttribute("aria-label", box.parentElement.textContent.trim().slice(0, 200) || "☐");
