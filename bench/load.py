@@ -112,7 +112,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         if self._is_slow:
-            self._transport.pause_reading()
+            # Not here: Python 3.11.2 begins to read after this method, whatever it has said.
+            asyncio.get_running_loop().call_soon(self._transport.pause_reading)
 
     def data_received(self, data: bytes) -> None:
         reply = self._reply

@@ -39,9 +39,8 @@ fi
 if [ "$#" -gt 0 ]; then
   exec .venv/bin/python -m pytest "$@"
 fi
-# Unit and contract tests mostly wait, so several run at once. Of the others, those of containers run beside the rest, which
-# waits most of its time, too. The browser tests come last and alone: Chromium drops its requests (ERR_NETWORK_CHANGED) when
-# a container's network comes up.
+# Unit and contract tests mostly wait, so several run at once. The others have the machine to themselves, and the browser
+# tests come last: Chromium drops its requests (ERR_NETWORK_CHANGED) when a container's network comes up or goes.
 failed=""
 part() { # its name, then what pytest is told
   local name=$1
@@ -50,18 +49,8 @@ part() { # its name, then what pytest is told
 }
 
 part "unit and contract" -n 4 --dist loadfile -m "unit or contract" tests/unit tests/contract
-mkdir -p build
-echo "test: the tests of containers run meanwhile; what they say comes after the others (now in build/test-containers.log)"
-set -m # a group of its own, which hears a Ctrl-C that is handed on and then cleans up
-.venv/bin/python -m pytest --durations=15 -m containers >build/test-containers.log 2>&1 &
-containers=$!
-set +m
-trap 'exit 130' INT
-trap 'kill -INT -- "-$containers" 2>/dev/null && wait "$containers"' EXIT
+part "containers" -m containers
 part "real, chaos, database and clients" -m "not unit and not contract and not containers and not browser"
-wait "$containers" || failed+=" containers"
-trap - EXIT
-cat build/test-containers.log
 part "browser" -m browser
 if [ -n "$failed" ]; then
   echo "test: failed:$failed" >&2

@@ -300,7 +300,7 @@ def test_a_crowd_and_an_overload_stand_in_the_status_line(gateway: FakeGateway, 
     expect(chat.status).to_contain_text("Overloaded")
     gateway.state.status = {**READY, "ready": False, "stage": "failed", "message": "not enough memory"}
     expect(chat.status).to_contain_text("could not be started: not enough memory")
-    expect(chat.status).to_contain_text("inference server.s log")
+    expect(chat.status).to_contain_text("inference server's log")
     gateway.state.status = dict(READY)
     expect(chat.status).to_contain_text("is ready")
 

@@ -124,9 +124,9 @@ def test_the_place_in_the_line_comes_from_the_gateway(tmp_path: Path) -> None:
         async for view in chat.watch(ANN, waiting.conversation_id, SHOWN_MESSAGES):
             if view.messages[-1].mark == "mark_queued":
                 assert view.messages[-1].place == 1
+                fake.scenario = Scenario(words=["At last"])
                 for other in others:
                     await chat.stop(ANN, other.conversation_id)
-                fake.scenario = Scenario(words=["At last"])
         assert view.messages[-1].text
         await chat.stop(ANN, waiting.conversation_id)
 
