@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gateway import VERSION
-from scripts.release import release
+from scripts.release import MODULES, PACKAGES, release
 from tests.unit.test_docs import HAS_GIT
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
@@ -53,9 +53,8 @@ def test_it_has_the_files_that_are_no_python(names: set[str]) -> None:
 
 
 def test_it_has_nothing_else(names: set[str]) -> None:
-    assert {name.partition("/")[0] for name in names} == {
-        *("gateway", "inference", "webui", f"internlm_stack-{VERSION}.dist-info")
-    }
+    known = {*PACKAGES, *MODULES, f"internlm_stack-{VERSION}.dist-info"}
+    assert {name.partition("/")[0] for name in names} == known
     assert not [name for name in names if re.search(r"(^|/)(tests?|data|models|__pycache__)/|\.pyc$|\.key$", name)]
 
 
