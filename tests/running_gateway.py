@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import json
 import logging
 import os
 import signal
+import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -44,6 +47,16 @@ def eventually(condition: Callable[[], Any], *, within_s: float = 5.0) -> Any:
             pytest.fail(f"not true within {within_s:g} s: {condition}")
         time.sleep(0.005)
     return found
+
+
+def require_packet_filters() -> None:
+    """Skips where the kernel lets this user attach none to a socket: some want CAP_NET_ADMIN, which containers lack."""
+    take_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0xFFFFFFFF))
+    with socket.socket() as one:
+        try:
+            one.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HP", 1, ctypes.addressof(take_all)))
+        except PermissionError:
+            pytest.skip("the kernel lets this user attach no packet filter (CAP_NET_ADMIN)")
 
 
 def client_of(url: str, key: str, **options: Any) -> httpx2.Client:

@@ -21,7 +21,7 @@ import uvloop
 
 from gateway.listener import close_without_loss
 from tests.fakes.inference import FakeInference, Scenario
-from tests.running_gateway import GatewayProcess, events_of, eventually, run_gateway_process
+from tests.running_gateway import GatewayProcess, events_of, eventually, require_packet_filters, run_gateway_process
 
 pytestmark = pytest.mark.contract
 CHAT = "/v1/chat/completions"
@@ -131,6 +131,7 @@ def test_streams_and_whoever_is_connected_get_their_answers_and_background_answe
 
 def test_no_connection_is_lost_when_the_gateway_stops_under_load(fake: FakeInference, tmp_path: Path) -> None:
     """Each request on a connection of its own, one after the other: all are answered until a connection is refused."""
+    require_packet_filters()
     with run_gateway_process(tmp_path / "data", fake.url) as gateway, ThreadPoolExecutor(16) as pool:
         has_begun = threading.Barrier(17)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import http.client
 import json
@@ -12,7 +11,6 @@ import resource
 import select
 import signal
 import socket
-import struct
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -33,7 +31,7 @@ from gateway.main import create_app
 from gateway.server import Server, secondary
 from gateway.settings import Settings, UpstreamAddress
 from tests.fakes.inference import FakeInference, Scenario
-from tests.running_gateway import MODEL, events_of, eventually, run_gateway_process
+from tests.running_gateway import MODEL, events_of, eventually, require_packet_filters, run_gateway_process
 
 pytestmark = pytest.mark.contract
 CHAT = "/v1/chat/completions"
@@ -97,16 +95,6 @@ def test_who_connects_while_the_loop_is_busy_and_the_stop_begins_is_answered(
 
         serve_until(runner, app, connect, drain_s=10)
         assert [answer_on(one)[0] for one in connections] == [200] * 8
-
-
-def require_packet_filters() -> None:
-    """Skips where the kernel lets this user attach none to a socket: some want CAP_NET_ADMIN, which containers lack."""
-    take_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0xFFFFFFFF))
-    with socket.socket() as one:
-        try:
-            one.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HP", 1, ctypes.addressof(take_all)))
-        except PermissionError:
-            pytest.skip("the kernel lets this user attach no packet filter (CAP_NET_ADMIN)")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the filter is Linux's")
