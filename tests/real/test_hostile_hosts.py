@@ -24,7 +24,8 @@ from hosting.making import stamp_of
 from tests.conftest import ROOT, START_S, Stack, run_app
 
 pytestmark = pytest.mark.real
-NEEDED = ("app.py", "hosting", "gateway", "inference", "webui", "requirements.txt", "requirements.lock")
+PACKAGES = ("hosting", "gateway", "inference", "webui")
+NEEDED = ("app.py", "known_settings.py", *PACKAGES, "requirements.txt", "requirements.lock")
 INSTALL_S = 900
 
 
