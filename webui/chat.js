@@ -74,7 +74,7 @@
     focusBox();
   }
 
-  /** What the page shows, as its meter says; `arrive` when that is what was chosen, or something else instead. */
+  /** What the page shows, as its meter says: what was chosen, or, when that cannot be or takes too long, something else. */
   function place(shown, isCarried) {
     if (!leading) return moveTo(shown, isCarried);
     if (shown === leading.from && shown !== leading.to && Date.now() < leading.until) return;

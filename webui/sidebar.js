@@ -71,8 +71,9 @@
     return !problem;
   }
 
-  /** The newest entries; those that were in their span and are gone were deleted elsewhere. */
   let refreshes = 0;
+
+  /** The newest entries; those that were in their span and are gone were deleted elsewhere. */
   async function refresh(limit = NEWEST) {
     clearTimeout(retryTimer);
     const mine = ++refreshes;

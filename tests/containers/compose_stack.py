@@ -57,17 +57,18 @@ class Asked:
         return urllib.request.urlopen(request, timeout=timeout_s)
 
 
+def run(
+    command: Sequence[str], environ: dict[str, str] | None = None, timeout_s: float = 900
+) -> subprocess.CompletedProcess[str]:
+    """A command as a person types it in the checkout; `environ` is the whole environment, None is that of the tests."""
+    return subprocess.run(
+        command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+
+
 def docker(*words: str, check: bool = True, environ: dict[str, str] | None = None, timeout_s: float = 900) -> str:
     """What a docker command prints. Fails the test when the command fails, unless it may."""
-    done = subprocess.run(
-        ["docker", *words],
-        env={**os.environ, **(environ or {})},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
+    done = run(["docker", *words], {**os.environ, **(environ or {})}, timeout_s)
     if check and done.returncode:
         pytest.fail(f"docker {' '.join(words)} ended with {done.returncode}: {done.stderr[-3000:]}")
     return done.stdout
@@ -103,15 +104,7 @@ class ComposeStack(Asked):
     webui_port: int = field(default_factory=free_port)
 
     def compose(self, *words: str, check: bool = True, timeout_s: float = UP_S) -> str:
-        done = subprocess.run(
-            ["docker", "compose", *words],
-            env=self.environment(),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
+        done = run(["docker", "compose", *words], self.environment(), timeout_s)
         if check and done.returncode:
             logs = "" if words[0] in ("build", "config") else self.compose("logs", "--tail", "40", check=False)
             pytest.fail(
@@ -133,15 +126,7 @@ class ComposeStack(Asked):
     def documented(self, name: str, folder: Path, *, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Runs the commands of our pages below `<!-- tested: NAME -->`; their files lie in `folder`."""
         commands = documented_commands(name, folder)
-        done = subprocess.run(
-            ["bash", "-ec", commands],
-            env=self.environment(),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=UP_S,
-            check=False,
-        )
+        done = run(["bash", "-ec", commands], self.environment(), UP_S)
         if check and done.returncode:
             pytest.fail(f"{commands}ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
         return done

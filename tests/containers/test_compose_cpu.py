@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.compose_stack import ROOT, TAG, ComposeStack, require_docker, running
+from tests.containers.compose_stack import TAG, ComposeStack, require_docker, run, running
 from tests.internlm2_models import Form, write_model
 from tests.pages import blocks_run_by
 
@@ -154,15 +154,7 @@ def test_a_model_of_ones_own_goes_into_the_volume_and_is_served(stack: ComposeSt
     commands = block.text.replace("internlm-stack_models", f"{stack.project}_models")
     commands = commands.replace("internlm-stack/cpu", f"internlm-stack/cpu:{TAG}").replace("$PWD/", f"{tmp_path}/")
     assert commands.count(str(tmp_path)) == commands.count(stack.project) == commands.count(TAG) - 1 == 1
-    done = subprocess.run(
-        ["bash", "-euc", commands],
-        env=stack.environment(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run(["bash", "-euc", commands], stack.environment(), 300)
     assert done.returncode == 0, done.stdout + done.stderr
     stack.wait_until_ready()
     assert [one["id"] for one in stack.ask("/v1/models", key)["data"]] == ["my-model"]

@@ -191,6 +191,7 @@ def test_locks_of_a_killed_git_do_not_matter(host, account, commit, folder, repo
     for name in ("shallow.lock", "config.lock", "HEAD.lock", "index.lock"):
         (folder / ".git" / name).write_bytes(b"")
     fetch(host, account, folder, reports, stop)
+    assert not list((folder / ".git").glob("*.lock"))
 
 
 def test_a_repository_that_git_cannot_read_is_made_anew(host, account, commit, folder, reports, stop):
